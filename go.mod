@@ -1,0 +1,3 @@
+module github.com/stackfs/stackfs
+
+go 1.26

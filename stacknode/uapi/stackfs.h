@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: (GPL-2.0 WITH Linux-syscall-note) OR MIT */
+/*
+ * stackfs.h: the node ABI of stackfs, for every language.
+ *
+ * A stack is a directory of a stackfs mount. Open it for reading (this is
+ * the permission check: EACCES) and issue the ioctls below on it.
+ *
+ * Nothing here holds a pointer, a bitfield or a long, every structure has
+ * the same layout on 32 and 64 bit, and every reserved field must be zero
+ * (EINVAL). A FUSE ioctl carries exactly _IOC_SIZE bytes: use the commands
+ * as they are. Numbers are never reused.
+ */
+#ifndef _STACKFS_H
+#define _STACKFS_H
+
+#include <linux/ioctl.h>
+#include <linux/types.h>
+
+#define STACKFS_ABI_MAJOR	1
+#define STACKFS_ABI_MINOR	0
+
+/*
+ * STACKFS_IOC_VERSION: ask for the ABI of the daemon. Issue it first: any
+ * other file system answers ENOTTY. A client works with every minor number
+ * of the major number that it was built for.
+ */
+struct stackfs_version {
+	__u32 major;			/* out: STACKFS_ABI_MAJOR */
+	__u32 minor;			/* out: STACKFS_ABI_MINOR */
+	__aligned_u64 features;		/* out: none defined yet */
+	__u32 resv[4];
+};
+
+/* Kinds of stacks, as the file "type" of the node names them. */
+#define STACKFS_KIND_KERNEL	1	/* the host's own stack */
+#define STACKFS_KIND_NETNS	2	/* a network namespace */
+#define STACKFS_KIND_NULL	3	/* no families at all */
+#define STACKFS_KIND_FAST	4	/* per-core listen tables */
+
+/* info.flags */
+#define STACKFS_INFO_SELF	(1U << 0) /* this stack is the caller's own netns */
+#define STACKFS_INFO_FOREIGN	(1U << 1) /* serves callers of other namespaces */
+
+/*
+ * STACKFS_IOC_INFO: what this stack is.
+ * ENODEV: the stack is gone.
+ */
+struct stackfs_info {
+	__u32 kind;			/* out: STACKFS_KIND_* */
+	__u32 flags;			/* out: STACKFS_INFO_* */
+	__aligned_u64 families;		/* out: bit n is set for address family n */
+	__aligned_u64 netns_cookie;	/* out: SO_NETNS_COOKIE of its sockets; 0: unknown */
+	char name[64];			/* out: NUL terminated */
+	__u32 resv[4];
+};
+
+/* msocket.flags */
+#define STACKFS_MSOCKET_MAKE	(1U << 0) /* never answer STACKFS_RESULT_SELF */
+
+/* msocket.result */
+#define STACKFS_RESULT_SENT	0	/* the socket waits in the channel */
+#define STACKFS_RESULT_SELF	1	/* call socket(2): this stack is your own */
+
+/*
+ * STACKFS_IOC_MSOCKET: open a socket in this stack and a channel to it.
+ *
+ * The caller makes a socketpair(AF_UNIX, SOCK_SEQPACKET), keeps one end and
+ * names the other by number and SO_COOKIE; it closes that end after the
+ * call. On STACKFS_RESULT_SENT a struct stackfs_chan_rep with seq 0 and the
+ * socket (SCM_RIGHTS) waits on the kept end, and unless the reply has
+ * STACKFS_CHAN_CLOSED set, further sockets of the same stack can be asked
+ * for on it with struct stackfs_chan_req.
+ *
+ * On STACKFS_RESULT_SELF the stack is the network namespace of the caller
+ * (or domain is AF_UNIX): it calls socket(2) itself. If the socket's
+ * SO_NETNS_COOKIE is then not that of STACKFS_IOC_INFO, something stands
+ * between (a seccomp supervisor): close it, ask again with
+ * STACKFS_MSOCKET_MAKE.
+ *
+ * type is as in socket(2), SOCK_CLOEXEC and SOCK_NONBLOCK included; type -1
+ * probes: EINVAL says that the family is there.
+ *
+ * EAFNOSUPPORT: the stack lacks the domain. EPROTONOSUPPORT, EINVAL, ...:
+ * as socket(2). EPERM: the caller lacks the capability over this stack and
+ * no grant gives it. EACCES: this stack serves its own namespace only, or
+ * ping_group_range forbids. EBADF: reply_fd is not open, or not the socket
+ * with that cookie. ENOTSOCK, EPROTOTYPE: reply_fd is no socket, no
+ * AF_UNIX SOCK_SEQPACKET one. EMFILE: the caller's uid has too many
+ * channels. ENODEV: the stack is gone.
+ */
+struct stackfs_msocket {
+	__s32 domain;			/* in */
+	__s32 type;			/* in */
+	__s32 protocol;			/* in */
+	__u32 flags;			/* in: STACKFS_MSOCKET_* */
+	__aligned_u64 reply_cookie;	/* in: SO_COOKIE of reply_fd */
+	__s32 reply_fd;			/* in: the end of the pair to give away */
+	__u32 result;			/* out: STACKFS_RESULT_* */
+	__u32 resv[4];
+};
+
+/*
+ * STACKFS_IOC_RUN: let this stack answer the socket() calls of a process
+ * tree, by the listener of a seccomp filter (SECCOMP_FILTER_FLAG_NEW_LISTENER)
+ * that returns SECCOMP_RET_USER_NOTIF for them.
+ *
+ * listener_fd -1 is for a process that is under such a filter already (the
+ * kernel allows one listener): the answer is a ticket, good for a few
+ * seconds, which the process hands in by calling
+ *	socket(STACKFS_RUN_DOMAIN, ticket & 0xffffffff, ticket >> 32)
+ * From then on (the call returned 0) it and its children are on this stack.
+ * EAFNOSUPPORT from that call: the filter above is not ours.
+ *
+ * EBADF: listener_fd is not open. EINVAL: it is no seccomp listener, or no
+ * families. EACCES: as STACKFS_IOC_MSOCKET. EMFILE: too many for this uid.
+ */
+struct stackfs_run {
+	__s32 listener_fd;		/* in; -1: give a ticket */
+	__u32 flags;			/* in: none defined yet */
+	__aligned_u64 families;		/* in: families that go to this stack */
+	__aligned_u64 ticket;		/* out */
+	__u32 resv[4];
+};
+#define STACKFS_RUN_DOMAIN	0x73746b66
+
+#define STACKFS_IOC_VERSION	_IOWR('S', 0xc0, struct stackfs_version)
+#define STACKFS_IOC_INFO	_IOWR('S', 0xc1, struct stackfs_info)
+#define STACKFS_IOC_MSOCKET	_IOWR('S', 0xc2, struct stackfs_msocket)
+#define STACKFS_IOC_RUN		_IOWR('S', 0xc3, struct stackfs_run)
+
+/*
+ * The channel. One message, one request; the answers come in order. A
+ * message of another size closes the channel. Only internet stream and
+ * datagram sockets of the default protocol, TCP, UDP and MPTCP are made
+ * here; for anything else, and when the sender's user or group is no longer
+ * the one that opened the channel, the error is ESTALE: use the ioctl. At
+ * end of file the stack or the daemon is gone: open the node again.
+ */
+struct stackfs_chan_req {
+	__u32 seq;			/* comes back in the reply; not 0 */
+	__u32 flags;			/* none defined yet: 0 */
+	__s32 domain;
+	__s32 type;
+	__s32 protocol;
+	__u32 resv;
+};
+
+/* chan_rep.flags */
+#define STACKFS_CHAN_CLOSED	(1U << 0) /* no further requests on this channel */
+
+struct stackfs_chan_rep {
+	__u32 seq;
+	__s32 error;			/* 0: the message carries the socket; else an errno */
+	__u32 flags;			/* STACKFS_CHAN_* */
+	__u32 resv;
+};
+
+#endif /* _STACKFS_H */

@@ -1,0 +1,100 @@
+// Package uapi is the Go mirror of stackfs.h, the ABI of a stack node: the
+// same names in the same order, padding explicit. layout_test.go compares
+// both.
+package uapi
+
+import "structs"
+
+// ABI version that this package speaks.
+const (
+	ABIMajor = 1
+	ABIMinor = 0
+)
+
+// Kinds of stacks.
+const (
+	KindKernel = 1
+	KindNetns  = 2
+	KindNull   = 3
+	KindFast   = 4
+)
+
+// Flags and results.
+const (
+	InfoSelf    = 1 << 0
+	InfoForeign = 1 << 1
+
+	MsocketMake = 1 << 0
+
+	ResultSent = 0
+	ResultSelf = 1
+
+	ChanClosed = 1 << 0
+
+	// RunDomain is the address family by which a process under a filter
+	// hands in the ticket of a nested run.
+	RunDomain = 0x73746b66
+)
+
+// Version answers IocVersion.
+type Version struct {
+	_        structs.HostLayout
+	Major    uint32
+	Minor    uint32
+	Features uint64
+	Resv     [4]uint32
+}
+
+// Info answers IocInfo.
+type Info struct {
+	_           structs.HostLayout
+	Kind        uint32
+	Flags       uint32
+	Families    uint64
+	NetnsCookie uint64
+	Name        [64]byte
+	Resv        [4]uint32
+}
+
+// Msocket is the argument of IocMsocket.
+type Msocket struct {
+	_           structs.HostLayout
+	Domain      int32
+	Type        int32
+	Protocol    int32
+	Flags       uint32
+	ReplyCookie uint64
+	ReplyFD     int32
+	Result      uint32
+	Resv        [4]uint32
+}
+
+// Run is the argument of IocRun.
+type Run struct {
+	_          structs.HostLayout
+	ListenerFD int32
+	Flags      uint32
+	Families   uint64
+	Ticket     uint64
+	Resv       [4]uint32
+}
+
+// ChanReq asks for a further socket on a channel.
+type ChanReq struct {
+	_        structs.HostLayout
+	Seq      uint32
+	Flags    uint32
+	Domain   int32
+	Type     int32
+	Protocol int32
+	Resv     uint32
+}
+
+// ChanRep answers a ChanReq; with Error 0 the message carries the socket.
+type ChanRep struct {
+	_     structs.HostLayout
+	Seq   uint32
+	Error int32
+	Flags uint32
+	Resv  uint32
+}
