@@ -33,10 +33,16 @@ type ChannelServer interface {
 
 // A RunServer answers the socket calls of a process tree (stackfs run).
 type RunServer interface {
-	// ServeRun takes over the calls that arrive on run's listener; it
-	// returns when run is registered. release is called once, when no
-	// process is left under the filter or the stack is closed.
-	ServeRun(run *Run, release func()) error
+	// ServeRun takes over the calls that arrive on run's listener, which
+	// it borrows; it returns when run is registered. run.Ended is called
+	// once if the error is nil.
+	ServeRun(run *Run) error
+}
+
+// A Drainer can refuse new sockets while its stack is being removed; the
+// error is then ErrClosed.
+type Drainer interface {
+	Drain(on bool)
 }
 
 // A NetNamespace is a Backend whose sockets are in a network namespace.
@@ -80,4 +86,9 @@ type NameService interface {
 	// NameFiles maps base names below /etc ("resolv.conf", "hosts") to
 	// their contents in this stack. Nil: as on the host.
 	NameFiles() (map[string][]byte, error)
+}
+
+// A Counter knows how many channels and runs are open on its stack.
+type Counter interface {
+	Counts() (channels, runs int)
 }

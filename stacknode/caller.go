@@ -72,14 +72,21 @@ type Caller struct {
 // A Run is a process tree whose socket calls arrive on a seccomp listener.
 type Run struct {
 	ID       uint64
-	Listener *os.File  // owned by the Run
+	Listener *os.File
 	Families FamilySet // others are the process' own
-	UID      uint32    // who started it
+	UID      uint32    // effective uid of who started it
 
-	// Route picks the stack of a caller when runs are nested; nil while
-	// they are not. It returns the stack and the families that go there.
-	Route func(tid int) (*Stack, FamilySet, error)
+	// Route picks the stack of a thread where runs are nested, and the
+	// families that go there. Without nested runs both are the run's own
+	// and Nested is false.
+	Nested func() bool
+	Route  func(tid int) (*Stack, FamilySet, error)
 
-	// Ticket is called with the ticket that a nested run hands in.
+	// Ticket takes the ticket that a nested run hands in.
 	Ticket func(tid int, ticket uint64) error
+
+	// Ended is called when nobody answers the listener any more: because
+	// no process is left under the filter (hup), or because the stack was
+	// closed.
+	Ended func(hup bool)
 }

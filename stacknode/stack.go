@@ -164,8 +164,15 @@ func (s *Stack) drain(force bool) error {
 	s.state = Draining
 	s.mu.Unlock()
 
+	d, ok := s.backend.(Drainer)
+	if ok {
+		d.Drain(true)
+	}
 	err := s.busy()
 	if err != nil && (!force || !errors.Is(err, ErrBusy)) {
+		if ok {
+			d.Drain(false)
+		}
 		s.setState(Up)
 		return err
 	}

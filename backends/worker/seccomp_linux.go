@@ -1,0 +1,115 @@
+package worker
+
+import (
+	"encoding/binary"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/stackfs/stackfs/stacknode/peer"
+)
+
+// From <linux/seccomp.h>; notifContinue since 5.5, addfdSend since 5.14.
+const (
+	notifContinue  = 1 << 0
+	addfdSend      = 1 << 1
+	ioctlNotifRecv = 0xc0502100
+	ioctlNotifSend = 0xc0182101
+	ioctlIDValid   = 0x40082102
+	ioctlAddFD     = 0x40182103
+
+	auditArchI386   = 0x40000003
+	nrSocketcall386 = 102
+)
+
+func ioctlRaw(fd int, req uintptr, arg unsafe.Pointer) syscall.Errno {
+	_, _, e := unix.RawSyscall(unix.SYS_IOCTL, uintptr(fd), req, uintptr(arg))
+	return e
+}
+
+// notifRecv takes one call. It does not block: the listener is readable,
+// and its only reader is the calling thread.
+func notifRecv(fd int, n *Notif) syscall.Errno {
+	return ioctlRaw(fd, ioctlNotifRecv, unsafe.Pointer(n))
+}
+
+func notifIDValid(fd int, id uint64) syscall.Errno {
+	return ioctlRaw(fd, ioctlIDValid, unsafe.Pointer(&id))
+}
+
+// notifSend ends the call id: with the errno e, or with the result 0. A
+// caller that is gone meanwhile (ENOENT) needs no answer.
+func notifSend(fd int, id uint64, e syscall.Errno, flags uint32) {
+	resp := struct {
+		id    uint64
+		val   int64
+		error int32
+		flags uint32
+	}{id: id, error: -int32(e), flags: flags}
+	_ = ioctlRaw(fd, ioctlNotifSend, unsafe.Pointer(&resp))
+}
+
+// notifAddFD makes a copy of sock in the caller the result of the call id.
+func notifAddFD(fd int, id uint64, sock, fdFlags int) syscall.Errno {
+	add := struct {
+		id         uint64
+		flags      uint32
+		srcfd      uint32
+		newfd      uint32
+		newfdFlags uint32
+	}{id: id, flags: addfdSend, srcfd: uint32(sock), newfdFlags: uint32(fdFlags)}
+	return ioctlRaw(fd, ioctlAddFD, unsafe.Pointer(&add))
+}
+
+// pidfdInfo is struct pidfd_info, PIDFD_INFO_SIZE_VER0. Since 6.13.
+type pidfdInfo struct {
+	mask, cgroup    uint64
+	pid, tgid, ppid uint32
+	ruid, rgid      uint32
+	euid, egid      uint32
+	suid, sgid      uint32
+	fsuid, fsgid    uint32
+	exitCode        int32
+}
+
+const (
+	ioctlPidfdInfo = 0xc040ff0b
+	pidfdThread    = unix.O_EXCL // since 6.9
+	pidfdInfoCreds = 1 << 1
+)
+
+// credentials returns the effective ids of a thread by the cheapest way
+// that the kernel has. Fails with EINVAL or ENOTTY where it has none.
+func credentials(tid int) (uid, gid uint32, e syscall.Errno) {
+	fd, _, e := unix.RawSyscall(unix.SYS_PIDFD_OPEN, uintptr(tid), pidfdThread, 0)
+	if e != 0 {
+		return 0, 0, e
+	}
+	info := pidfdInfo{mask: pidfdInfoCreds}
+	e = ioctlRaw(int(fd), ioctlPidfdInfo, unsafe.Pointer(&info))
+	unix.Close(int(fd))
+	if e == 0 && info.mask&pidfdInfoCreds == 0 {
+		e = unix.ESRCH
+	}
+	return info.euid, info.egid, e
+}
+
+// isSocketcall tells whether the arguments are in the caller's memory: the
+// one entry that 32-bit x86 programs had for all socket calls.
+func isSocketcall(n *Notif) bool {
+	return n.Arch == auditArchI386 && n.NR == nrSocketcall386
+}
+
+// readSocketcall copies the arguments of a socketcall, once.
+func readSocketcall(p *peer.Proc, addr uint64) ([3]int, error) {
+	var b [12]byte
+	if err := p.ReadMemory(b[:], int64(addr)); err != nil {
+		return [3]int{}, unix.EFAULT
+	}
+	var args [3]int
+	for i := range args {
+		args[i] = int(int32(binary.NativeEndian.Uint32(b[4*i:])))
+	}
+	return args, nil
+}

@@ -1,0 +1,281 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/stackfs/stackfs/stacknode"
+	"github.com/stackfs/stackfs/stacknode/peer"
+)
+
+// A Config says where a Worker makes its sockets.
+type Config struct {
+	// NetNS is the namespace; nil means the daemon's own. New keeps a copy.
+	NetNS    *os.File
+	Families stacknode.FamilySet
+	Grants   []stacknode.Grant
+	// OnlySelf refuses callers that are in another namespace, and lets
+	// those under a run make their sockets themselves.
+	OnlySelf bool
+	// Gone makes every request fail with stacknode.ErrClosed.
+	Gone bool
+	Env
+}
+
+// An Env is what all workers of a daemon share.
+type Env struct {
+	Log *slog.Logger
+	// Slots are the records by which calls in flight outlive the daemon;
+	// nil: ServeRun is not supported.
+	Slots Slots
+}
+
+// A Worker makes the sockets of one namespace.
+type Worker struct {
+	cfg    Config
+	ns     *os.File // nil: the daemon's own
+	id     stacknode.NSID
+	cookie atomic.Uint64
+
+	draining atomic.Bool
+	calls    sync.WaitGroup // calls on other threads than the loop's
+
+	mu     sync.Mutex // guards the fields below
+	closed bool
+	loop   *loop // nil until the first channel or run
+}
+
+// New returns a Worker for the namespace of cfg.
+func New(cfg Config) (*Worker, error) {
+	w := &Worker{cfg: cfg}
+	var err error
+	if cfg.NetNS == nil {
+		if w.ns, err = os.Open("/proc/self/ns/net"); err != nil {
+			return nil, err
+		}
+		w.id, err = peer.NSFileID(w.ns)
+		w.ns.Close()
+		w.ns = nil
+	} else {
+		if w.ns, err = dup(cfg.NetNS); err != nil {
+			return nil, err
+		}
+		w.id, err = peer.NSFileID(w.ns)
+	}
+	if err == nil {
+		err = w.Do(func() error {
+			c, err := netnsCookie()
+			w.cookie.Store(c)
+			return err
+		})
+	}
+	if err != nil {
+		w.Close()
+		return nil, err
+	}
+	return w, nil
+}
+
+// NetNS returns the namespace and the SO_NETNS_COOKIE of its sockets, 0 on
+// kernels before 5.14.
+func (w *Worker) NetNS() (stacknode.NSID, uint64) { return w.id, w.cookie.Load() }
+
+// Families returns the address families that the worker makes.
+func (w *Worker) Families() stacknode.FamilySet { return w.cfg.Families }
+
+// OwnSockets returns how many sockets the worker itself holds open in its
+// namespace between calls: none, channels are sockets of their callers.
+func (w *Worker) OwnSockets() int { return 0 }
+
+// Counts returns the number of open channels and runs.
+func (w *Worker) Counts() (channels, runs int) {
+	w.mu.Lock()
+	l := w.loop
+	w.mu.Unlock()
+	if l == nil {
+		return 0, 0
+	}
+	return int(l.channels.Load()), int(l.runs.Load())
+}
+
+// Drain makes new requests fail with stacknode.ErrClosed while on.
+func (w *Worker) Drain(on bool) { w.draining.Store(on) }
+
+// refuses tells whether the worker makes no more sockets.
+func (w *Worker) refuses() bool { return w.cfg.Gone || w.draining.Load() }
+
+// Do runs fn on a thread inside the namespace, with the daemon's own
+// rights. fn makes raw system calls and returns; it starts no goroutine.
+// Returns stacknode.ErrClosed after Close.
+func (w *Worker) Do(fn func() error) error {
+	if err := w.enter(); err != nil {
+		return err
+	}
+	defer w.calls.Done()
+	return onThread(w.ns, nil, 0, fn)
+}
+
+func (w *Worker) enter() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
+		return stacknode.ErrClosed
+	}
+	w.calls.Add(1)
+	return nil
+}
+
+// Socket makes a socket with the identity of caller and with no more
+// rights than caller has over the namespace or was granted. See
+// stacknode.Backend.
+func (w *Worker) Socket(ctx context.Context, caller *stacknode.Caller, domain, typ, proto int) (*os.File, error) {
+	fd, err := w.socket(caller, domain, typ, proto)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), "socket"), nil
+}
+
+// socket returns a descriptor that the caller of it owns.
+func (w *Worker) socket(caller *stacknode.Caller, domain, typ, proto int) (fd int, err error) {
+	if w.refuses() {
+		return -1, stacknode.ErrClosed
+	}
+	if !w.cfg.Families.Has(domain) {
+		return -1, stacknode.ErrNotSupported
+	}
+	if err := w.enter(); err != nil {
+		return -1, err
+	}
+	defer w.calls.Done()
+
+	caps, err := w.rights(caller, domain, typ, proto)
+	if err != nil {
+		return -1, err
+	}
+	err = onThread(w.ns, &caller.Identity, caps, func() error {
+		fd, err = rawSocket(domain, typ|unix.SOCK_CLOEXEC, proto)
+		return err
+	})
+	if err != nil && fd >= 0 {
+		// The socket was made but its thread could not go home.
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, err
+}
+
+// rights returns the capabilities that the thread making the socket may
+// raise: those that the kernel asks for when such a socket is created and
+// that the caller has over the namespace, or was granted.
+func (w *Worker) rights(caller *stacknode.Caller, domain, typ, proto int) (stacknode.CapSet, error) {
+	var want stacknode.CapSet
+	switch kind := typ & sockTypeMask; {
+	case domain == unix.AF_PACKET, kind == unix.SOCK_RAW && domain != unix.AF_NETLINK:
+		want = stacknode.CapNetRaw
+	case domain == unix.AF_NETLINK && caller.SameUserNS:
+		// netlink looks at the credentials of who opened the socket besides
+		// those of who writes to it (netlink_ns_capable). A caller of
+		// another user namespace gets a socket that reads only: one opened
+		// with a capability here would count in every namespace.
+		want = stacknode.CapNetAdmin
+	default:
+		return 0, nil
+	}
+	has, err := w.capsOver(caller)
+	if err != nil {
+		return 0, err
+	}
+	for _, g := range w.cfg.Grants {
+		if g.Covers(caller.Identity) && (g.Packet && domain == unix.AF_PACKET || g.Raw && domain != unix.AF_PACKET) {
+			has |= stacknode.CapNetRaw
+		}
+	}
+	if want == stacknode.CapNetRaw && has&want == 0 {
+		return 0, stacknode.ErrNoGrant
+	}
+	return want & has, nil
+}
+
+func (w *Worker) capsOver(caller *stacknode.Caller) (stacknode.CapSet, error) {
+	if w.ns != nil {
+		return caller.CapsOver(w.ns)
+	}
+	own, err := os.Open("/proc/self/ns/net")
+	if err != nil {
+		return 0, err
+	}
+	defer own.Close()
+	return caller.CapsOver(own)
+}
+
+// Close ends every channel and run and waits until no thread is left in
+// the namespace.
+func (w *Worker) Close() error {
+	w.mu.Lock()
+	w.closed = true
+	l := w.loop
+	w.mu.Unlock()
+	var err error
+	if l != nil {
+		err = l.close()
+	}
+	w.calls.Wait()
+	if w.ns != nil {
+		if cerr := w.ns.Close(); !errors.Is(cerr, os.ErrClosed) {
+			err = errors.Join(err, cerr)
+		}
+	}
+	return err
+}
+
+// startLoop returns the worker's loop, started.
+func (w *Worker) startLoop() (*loop, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
+		return nil, stacknode.ErrClosed
+	}
+	if w.loop == nil {
+		l, err := newLoop(w)
+		if err != nil {
+			return nil, fmt.Errorf("thread of the stack: %w", err)
+		}
+		w.loop = l
+	}
+	return w.loop, nil
+}
+
+// ServeChannel answers requests on conn with the identity of caller. See
+// stacknode.ChannelServer.
+func (w *Worker) ServeChannel(conn *os.File, caller *stacknode.Caller, release func()) error {
+	l, err := w.startLoop()
+	if err == nil {
+		err = l.addChannel(conn, caller, release)
+	}
+	if err != nil {
+		conn.Close()
+		release()
+	}
+	return err
+}
+
+// ServeRun answers the socket calls of a process tree. See
+// stacknode.RunServer.
+func (w *Worker) ServeRun(run *stacknode.Run) error {
+	if w.cfg.Slots == nil {
+		return fmt.Errorf("stackfs run is off: %w", errors.ErrUnsupported)
+	}
+	l, err := w.startLoop()
+	if err != nil {
+		return err
+	}
+	return l.addRun(run)
+}

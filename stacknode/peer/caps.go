@@ -1,0 +1,59 @@
+package peer
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/stackfs/stackfs/stacknode"
+)
+
+var ownUserNS = sync.OnceValues(func() (stacknode.NSID, error) {
+	return statNSPath("/proc/self/ns/user")
+})
+
+// capsOver applies ns_capable(9)'s rule (security/commoncap.c,
+// cap_capable): a thread has its effective set over its own user namespace,
+// everything over a child namespace that its effective uid made, and over
+// the children of these; nothing over any other.
+func capsOver(netns *os.File, user stacknode.NSID, euid uint32, eff stacknode.CapSet) (stacknode.CapSet, error) {
+	ns, err := nsGetUserNS(netns)
+	for err == nil {
+		var id, parentID stacknode.NSID
+		if id, err = statNSFile(ns); err != nil || id == user {
+			break
+		}
+		var parent *os.File
+		var owner uint32
+		if owner, err = nsGetOwner(ns); err != nil {
+			break
+		}
+		if parent, err = nsGetParent(ns); err != nil {
+			break
+		}
+		ns.Close()
+		ns = parent
+		if parentID, err = statNSFile(ns); err != nil {
+			break
+		}
+		if parentID == user && owner == euid {
+			eff = ^stacknode.CapSet(0)
+			break
+		}
+	}
+	if ns != nil {
+		ns.Close()
+	}
+	// EPERM: the next namespace is above the daemon's own, and so not below
+	// the caller's.
+	if errors.Is(err, unix.EPERM) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("owner of the network namespace: %w", err)
+	}
+	return eff, nil
+}

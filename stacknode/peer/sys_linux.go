@@ -1,0 +1,126 @@
+package peer
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/stackfs/stackfs/stacknode"
+)
+
+var errNoProcess error = unix.ESRCH
+
+// nsfs ioctls, _IO(0xb7, n). Since 4.9 and (owner) 4.11. See ioctl_nsfs(2).
+const (
+	nsGetUserNSReq = 0xb701
+	nsGetParentReq = 0xb702
+	nsGetOwnerReq  = 0xb704
+)
+
+func openProc(tid int) (*os.File, error) {
+	return openPath(unix.AT_FDCWD, "/proc/"+strconv.Itoa(tid), unix.O_RDONLY|unix.O_DIRECTORY)
+}
+
+func openAt(dir *os.File, name string) (*os.File, error) {
+	f, err := openPath(int(dir.Fd()), name, unix.O_RDONLY)
+	runtime.KeepAlive(dir)
+	return f, err
+}
+
+func openPath(dirfd int, name string, flags int) (*os.File, error) {
+	for {
+		fd, err := unix.Openat(dirfd, name, flags|unix.O_CLOEXEC, 0)
+		if err == nil {
+			return os.NewFile(uintptr(fd), name), nil
+		}
+		if err != unix.EINTR {
+			return nil, &os.PathError{Op: "open", Path: name, Err: err}
+		}
+	}
+}
+
+func readAt(dir *os.File, name string) ([]byte, error) {
+	f, err := openAt(dir, name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var b bytes.Buffer
+	b.Grow(4096)
+	_, err = b.ReadFrom(f)
+	return b.Bytes(), err
+}
+
+func statNS(dir *os.File, name string) (stacknode.NSID, error) {
+	var st unix.Stat_t
+	err := unix.Fstatat(int(dir.Fd()), name, &st, 0)
+	runtime.KeepAlive(dir)
+	if err != nil {
+		return stacknode.NSID{}, &os.PathError{Op: "stat", Path: name, Err: err}
+	}
+	return stacknode.NSID{Dev: st.Dev, Ino: st.Ino}, nil
+}
+
+func statNSPath(path string) (stacknode.NSID, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return stacknode.NSID{}, &os.PathError{Op: "stat", Path: path, Err: err}
+	}
+	return stacknode.NSID{Dev: st.Dev, Ino: st.Ino}, nil
+}
+
+func statNSFile(f *os.File) (stacknode.NSID, error) {
+	var st unix.Stat_t
+	err := unix.Fstat(int(f.Fd()), &st)
+	runtime.KeepAlive(f)
+	if err != nil {
+		return stacknode.NSID{}, os.NewSyscallError("fstat", err)
+	}
+	return stacknode.NSID{Dev: st.Dev, Ino: st.Ino}, nil
+}
+
+func nsGet(f *os.File, req uint, name string) (*os.File, error) {
+	fd, _, e := unix.Syscall(unix.SYS_IOCTL, f.Fd(), uintptr(req), 0)
+	runtime.KeepAlive(f)
+	if e != 0 {
+		return nil, os.NewSyscallError(name, e)
+	}
+	return os.NewFile(fd, name), nil
+}
+
+func nsGetUserNS(f *os.File) (*os.File, error) { return nsGet(f, nsGetUserNSReq, "NS_GET_USERNS") }
+func nsGetParent(f *os.File) (*os.File, error) { return nsGet(f, nsGetParentReq, "NS_GET_PARENT") }
+
+func nsGetOwner(f *os.File) (uint32, error) {
+	var uid uint32
+	_, _, e := unix.Syscall(unix.SYS_IOCTL, f.Fd(), nsGetOwnerReq, uintptr(unsafe.Pointer(&uid)))
+	runtime.KeepAlive(f)
+	if e != 0 {
+		return 0, os.NewSyscallError("NS_GET_OWNER_UID", e)
+	}
+	return uid, nil
+}
+
+// NSFileID returns the identity of an open namespace file.
+func NSFileID(f *os.File) (stacknode.NSID, error) { return statNSFile(f) }
+
+// FetchFD duplicates descriptor n of the process tgid, which must be
+// waiting for us: a number that is recycled meanwhile is another process'.
+// Needs CAP_SYS_PTRACE over it. Since 5.6. Returns EBADF if n is not open.
+func FetchFD(tgid, n int) (*os.File, error) {
+	pidfd, err := unix.PidfdOpen(tgid, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("pidfd_open", err)
+	}
+	defer unix.Close(pidfd)
+	fd, err := unix.PidfdGetfd(pidfd, n, 0)
+	if err != nil {
+		return nil, fmt.Errorf("descriptor %d of process %d: %w", n, tgid, os.NewSyscallError("pidfd_getfd", err))
+	}
+	return os.NewFile(uintptr(fd), "fetched"), nil
+}
