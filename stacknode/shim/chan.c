@@ -7,7 +7,7 @@
  * child would read each other's replies. A child of vfork runs in the
  * parent's memory with descriptors of its own and leaves the table alone.
  */
-#include <pthread.h>
+#include <netinet/in.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
@@ -15,6 +15,10 @@
 #include "../uapi/stackfs.h"
 #include "shim.h"
 #include "sys.h"
+
+#ifndef IPPROTO_MPTCP
+#define IPPROTO_MPTCP	262	/* since 5.6 */
+#endif
 
 #define OWNER_RESETTING	(-1)
 
@@ -57,7 +61,7 @@ static void chan_drop_all(void)
 static bool chan_owned(void)
 {
 	_Atomic(pid_t) *owner = owner_get();
-	pid_t me = SYS(getpid);
+	pid_t me = syscall(SYS_getpid);	/* libc once cached it */
 	pid_t seen;
 
 	if (!owner)
