@@ -1,0 +1,118 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// newCompletionCmd prints the completion script of a shell.
+func newCompletionCmd(e env) *cobra.Command {
+	return &cobra.Command{
+		Use:   "completion bash|zsh|fish",
+		Short: "Print the completion script of a shell",
+		Long:  "Print a script that makes a shell complete the commands, flags and stacks of stackfs.",
+		Example: `  stackfs completion bash > /etc/bash_completion.d/stackfs
+  stackfs completion zsh > "${fpath[1]}/_stackfs"
+  stackfs completion fish > ~/.config/fish/completions/stackfs.fish`,
+		Args:                  argNames("SHELL"),
+		ValidArgs:             []cobra.Completion{"bash", "zsh", "fish"},
+		DisableFlagsInUseLine: true,
+		RunE: func(c *cobra.Command, args []string) error {
+			root := c.Root()
+			switch args[0] {
+			case "bash":
+				return root.GenBashCompletionV2(e.stdout, true)
+			case "zsh":
+				return root.GenZshCompletion(e.stdout)
+			case "fish":
+				return root.GenFishCompletion(e.stdout, true)
+			}
+			return usage(c, fmt.Errorf("%q is no shell that has a script (bash, zsh, fish)", args[0]))
+		},
+	}
+}
+
+// completionPatience bounds what a mount may take to list its stacks.
+const completionPatience = 500 * time.Millisecond
+
+// completeDirs completes up to n arguments to directories.
+func completeDirs(n int) cobra.CompletionFunc {
+	return func(_ *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		if len(args) >= n {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return nil, cobra.ShellCompDirectiveFilterDirs
+	}
+}
+
+// completeMounts completes the first argument to a mount.
+func completeMounts(e env) cobra.CompletionFunc {
+	return func(_ *cobra.Command, args []string, word string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		if len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		var dirs []cobra.Completion
+		mounts, _ := e.mounts() // without the list there are directories
+		for _, m := range mounts {
+			if strings.HasPrefix(m.dir, word) {
+				dirs = append(dirs, m.dir)
+			}
+		}
+		if len(dirs) == 0 {
+			return nil, cobra.ShellCompDirectiveFilterDirs
+		}
+		return dirs, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// completeStacks completes up to n arguments to stacks: by name where the
+// word has no slash and there is one mount, else to directories.
+func completeStacks(e env, n int) cobra.CompletionFunc {
+	return func(c *cobra.Command, args []string, word string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		if len(args) >= n {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		if names := e.stackNames(c.Context(), word); len(names) > 0 {
+			return names, cobra.ShellCompDirectiveNoFileComp
+		}
+		return nil, cobra.ShellCompDirectiveFilterDirs
+	}
+}
+
+// completeRun completes the stack, then whatever the shell completes.
+func completeRun(e env) cobra.CompletionFunc {
+	stacks := completeStacks(e, 1)
+	return func(c *cobra.Command, args []string, word string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		if len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveDefault
+		}
+		return stacks(c, args, word)
+	}
+}
+
+// stackNames returns the stacks that a bare word can become.
+func (e env) stackNames(ctx context.Context, word string) []cobra.Completion {
+	if strings.Contains(word, "/") {
+		return nil
+	}
+	m, err := e.onlyMount()
+	if err != nil {
+		return nil
+	}
+	names, err := within(ctx, completionPatience, func() ([]string, error) { return listStacks(filepath.Clean(m.dir)) })
+	if err != nil {
+		return nil
+	}
+	var fit []cobra.Completion
+	for _, name := range names {
+		if strings.HasPrefix(name, word) {
+			fit = append(fit, name)
+		}
+	}
+	return fit
+}

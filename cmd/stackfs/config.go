@@ -1,0 +1,108 @@
+package main
+
+import (
+	"io/fs"
+	"sort"
+
+	"github.com/stackfs/stackfs/stacknode"
+)
+
+// Modes of what the configuration does not mention.
+const (
+	modeBuiltin fs.FileMode = 0o755 // kernel, null: everybody has them anyway
+	modeStack   fs.FileMode = 0o700 // any other stack
+)
+
+// A config is a configuration file, checked and with every default filled
+// in. stackfs.toml(5) explains the keys.
+type config struct {
+	// Builtin has kernel and null, in this order, as the file tunes them.
+	Builtin []stacknode.Spec
+	// Stacks has the other stacks, by name.
+	Stacks []stacknode.Spec
+
+	Discover   bool   // named namespaces of ip-netns(8) appear by themselves
+	DiscoverAs access // with this owner and mode
+}
+
+// An access is the owner and the mode of a node.
+type access struct {
+	Mode     fs.FileMode
+	UID, GID uint32
+}
+
+// defaultConfiguration is what an empty file means.
+func defaultConfiguration() *config {
+	return &config{
+		Builtin:    []stacknode.Spec{builtinSpec(stacknode.KindKernel), builtinSpec(stacknode.KindNull)},
+		Discover:   true,
+		DiscoverAs: access{Mode: modeStack},
+	}
+}
+
+func builtinSpec(kind stacknode.Kind) stacknode.Spec {
+	return stacknode.Spec{Name: string(kind), Kind: kind, Mode: modeBuiltin}
+}
+
+// loadConfig reads and checks the configuration at path. Every error that
+// it returns for the contents is a *configError, or several of them joined.
+// As root it refuses a file that anybody else could have written, since the
+// daemon does for its users what the file says.
+func loadConfig(path string, lookup userLookup) (*config, error) {
+	text, err := readConfig(path)
+	if err != nil {
+		return nil, err
+	}
+	return parseConfig(path, text, lookup)
+}
+
+// parseConfig checks text; file names it in errors.
+func parseConfig(file string, text []byte, lookup userLookup) (*config, error) {
+	var raw fileConfig
+	src := &source{file: file}
+	if err := src.decode(text, &raw); err != nil {
+		return nil, err
+	}
+	cfg := defaultConfiguration()
+	if raw.Discover != nil {
+		cfg.Discover = *raw.Discover
+	}
+	src.access("discover_", raw.accessKeys(), lookup, &cfg.DiscoverAs)
+	names := make([]string, 0, len(raw.Stack))
+	for name := range raw.Stack {
+		names = append(names, name)
+	}
+	sort.Strings(names)
+	for _, name := range names {
+		spec := src.stack("stack."+quoteKey(name), name, raw.Stack[name], lookup)
+		switch spec.Name {
+		case stacknode.NameKernel:
+			cfg.Builtin[0] = spec
+		case stacknode.NameNull:
+			cfg.Builtin[1] = spec
+		default:
+			cfg.Stacks = append(cfg.Stacks, spec)
+		}
+	}
+	if err := src.err(); err != nil {
+		return nil, err
+	}
+	return cfg, nil
+}
+
+// parseStackTOML makes the spec of one stack from the keys that a
+// [stack.NAME] table has, on one line and with or without the braces of an
+// inline table. An empty text is a namespace of its own.
+func parseStackTOML(name, inline string, lookup userLookup) (stacknode.Spec, error) {
+	text, err := inlineDocument(inline)
+	if err != nil {
+		return stacknode.Spec{}, &configError{File: "stack " + name, Err: err}
+	}
+	var raw inlineStack
+	src := &source{file: "stack " + name, inline: true}
+	if err := src.decode([]byte(text), &raw); err != nil {
+		return stacknode.Spec{}, err
+	}
+	spec := src.stack("stack", name, raw.Stack, lookup)
+	return spec, src.err()
+}

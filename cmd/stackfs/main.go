@@ -1,0 +1,103 @@
+// Command stackfs mounts a tree of networking stacks and talks to it.
+// stackfs(8) describes the commands, stackfs.toml(5) the configuration.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/mattn/go-isatty"
+)
+
+// version is the release that this source is or becomes.
+const version = "0.1.0"
+
+// An env is everything that a command takes from the process it runs in.
+type env struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	getenv         func(string) string
+	isTerminal     func(io.Writer) bool
+
+	euid      int
+	users     userLookup
+	mountinfo string                 // the file that lists the mounts: proc(5)
+	config    string                 // the configuration that mount and check take unasked
+	patience  time.Duration          // how long a daemon may take to answer a read
+	detach    func(dir string) error // umount2(2) of a mount without daemon
+}
+
+func init() {
+	// The first thread stays with the main goroutine, so that no worker
+	// moves the thread group leader into another namespace and
+	// /proc/PID/ns/net stays the host's.
+	runtime.LockOSThread()
+}
+
+func main() {
+	os.Exit(run(context.Background(), processEnv(), os.Args))
+}
+
+func processEnv() env {
+	return env{
+		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
+		getenv:     os.Getenv,
+		isTerminal: isTerminal,
+		euid:       os.Geteuid(),
+		users:      systemUsers{},
+		mountinfo:  "/proc/self/mountinfo",
+		config:     defaultConfig,
+		patience:   5 * time.Second,
+		detach:     detachMount,
+	}
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && isatty.IsTerminal(f.Fd())
+}
+
+// run executes one command line, args[0] included, and returns the exit
+// code. Everything it reports as an error is one line or more on stderr,
+// each beginning with the name of the program.
+func run(ctx context.Context, e env, args []string) int {
+	if len(args) == 0 {
+		args = []string{"stackfs"}
+	}
+	if isMountHelper(args[0]) {
+		return e.report(runMountHelper(ctx, e, args))
+	}
+	root := newRoot(e)
+	root.SetArgs(args[1:])
+	return e.report(root.ExecuteContext(ctx))
+}
+
+// report prints err and returns its exit code.
+func (e env) report(err error) int {
+	if err == nil {
+		return exitOK
+	}
+	var status *exitStatus
+	if errors.As(err, &status) {
+		if status.err != nil {
+			e.complain(status.err)
+		}
+		return status.code
+	}
+	e.complain(err)
+	return exitCode(err)
+}
+
+// complain prints err to stderr; a joined error becomes several lines.
+func (e env) complain(err error) {
+	paint := e.painter(e.stderr)
+	for _, line := range strings.Split(strings.TrimRight(err.Error(), "\n"), "\n") {
+		fmt.Fprintf(e.stderr, "%s %s\n", paint.red("stackfs:"), printable(line))
+	}
+}
