@@ -232,6 +232,14 @@ func (l *loop) become(uid, gid uint32) error {
 	return nil
 }
 
+// shed gives the thread the daemon's identity back. Sockets in flight are
+// counted against the real uid, which all callers share, and the limit is
+// only for threads without CAP_SYS_ADMIN (net/unix/af_unix.c).
+func (l *loop) shed() bool {
+	l.current = nil
+	return revert() == nil
+}
+
 // plain tells whether a socket needs no right but that to use the stack,
 // and no module of the kernel's that may have to be loaded first. Such
 // sockets are made on the loop's thread.

@@ -2,6 +2,8 @@ package worker
 
 import (
 	"encoding/binary"
+	"os"
+	"strconv"
 	"syscall"
 	"unsafe"
 
@@ -112,4 +114,40 @@ func readSocketcall(p *peer.Proc, addr uint64) ([3]int, error) {
 		args[i] = int(int32(binary.NativeEndian.Uint32(b[4*i:])))
 	}
 	return args, nil
+}
+
+// AnswerGone ends the call id of a listener with ENODEV.
+func AnswerGone(listener *os.File, id uint64) {
+	_ = control(listener, func(fd int) { notifSend(fd, id, unix.ENODEV, 0) })
+}
+
+// RefuseCall takes one call of a listener, if there is any, and ends it
+// with ENODEV. It returns false when no process is left under the filter.
+func RefuseCall(listener *os.File) (alive bool) {
+	alive = true
+	_ = control(listener, func(fd int) {
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		if _, err := unix.Poll(fds, 0); err != nil {
+			return
+		}
+		if fds[0].Revents&unix.POLLIN == 0 {
+			alive = fds[0].Revents&(unix.POLLHUP|unix.POLLERR) == 0
+			return
+		}
+		var n Notif
+		if notifRecv(fd, &n) == 0 {
+			notifSend(fd, n.ID, unix.ENODEV, 0)
+		}
+	})
+	return alive
+}
+
+// IsListener tells whether f is the listener of a seccomp filter.
+func IsListener(f *os.File) bool {
+	is := false
+	_ = control(f, func(fd int) {
+		name, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
+		is = err == nil && name == "anon_inode:seccomp notify"
+	})
+	return is
 }

@@ -156,22 +156,6 @@ func (b *chanBuf) send(fd, sock int) syscall.Errno {
 	return e
 }
 
-// SendFirst sends the answer to the ioctl that opens a channel: the socket,
-// and whether more may be asked for. It never blocks.
-func SendFirst(conn, sock *os.File, closed bool) error {
-	b := new(chanBuf)
-	if closed {
-		b.rep.Flags = uapi.ChanClosed
-	}
-	var e syscall.Errno
-	err := control(sock, func(s int) { e = b.send(int(conn.Fd()), s) })
-	runtime.KeepAlive(conn)
-	if err == nil && e != 0 {
-		err = os.NewSyscallError("sendmsg", e)
-	}
-	return err
-}
-
 // control calls fn with the number of f, which keeps its O_NONBLOCK.
 func control(f *os.File, fn func(fd int)) error {
 	c, err := f.SyscallConn()

@@ -124,3 +124,24 @@ func FetchFD(tgid, n int) (*os.File, error) {
 	}
 	return os.NewFile(uintptr(fd), "fetched"), nil
 }
+
+// nsGetMntnsID is NS_GET_MNTNS_ID, _IOR(0xb7, 5, __u64). Since 6.11.
+const nsGetMntnsID = 0x8008b705
+
+// MountNS returns a number for the thread's mount namespace. Since 6.11 it
+// is never used again; before, it is the inode number, which may be once
+// the namespace is gone.
+func (p *Proc) MountNS() (uint64, error) {
+	f, err := openAt(p.dir, "ns/mnt")
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	var id uint64
+	_, _, e := unix.Syscall(unix.SYS_IOCTL, f.Fd(), nsGetMntnsID, uintptr(unsafe.Pointer(&id)))
+	if e == 0 {
+		return id, nil
+	}
+	ns, err := statNSFile(f)
+	return ns.Ino, err
+}

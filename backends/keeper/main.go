@@ -1,0 +1,206 @@
+package keeper
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/stackfs/stackfs/backends/worker"
+)
+
+// grace is how long a dead mount stays for a daemon that comes right back.
+const grace = 400 * time.Millisecond
+
+// A keeper is the state of the keeper process. One thread does everything.
+type keeper struct {
+	log    *slog.Logger
+	slots  *Slots
+	runDir string
+
+	control *os.File // nil once the daemon is gone
+	server  *os.File // where the next daemon connects
+	next    *os.File // the next daemon, while it takes over
+	held    map[uint64]held
+	mount   message
+	died    time.Time
+}
+
+// Main is the keeper process: control and slots are what the daemon gave
+// it. It returns when the daemon is gone and no listener is left.
+func Main(runDir string, control, slots *os.File, log *slog.Logger) error {
+	shared, err := OpenSlots(slots)
+	if err != nil {
+		return err
+	}
+	k := &keeper{log: log, slots: shared, runDir: runDir, control: control, held: map[uint64]held{}}
+	for {
+		if k.control == nil && len(k.held) == 0 && k.mount.Op != opMount && k.next == nil {
+			return nil
+		}
+		if err := k.step(); err != nil {
+			return err
+		}
+	}
+}
+
+// step waits for one event or the end of the grace period.
+func (k *keeper) step() error {
+	var fds []unix.PollFd
+	var who []func() error
+	watch := func(f *os.File, fn func() error) {
+		if f != nil {
+			fds = append(fds, unix.PollFd{Fd: int32(f.Fd()), Events: unix.POLLIN})
+			who = append(who, fn)
+		}
+	}
+	watch(k.control, k.fromDaemon)
+	watch(k.server, k.accept)
+	watch(k.next, k.fromNext)
+	if k.control == nil && k.next == nil {
+		for id, h := range k.held {
+			watch(h.f, func() error { return k.call(id, h.f) })
+		}
+	}
+	timeout := -1
+	if k.control == nil && k.mount.Op == opMount {
+		timeout = int(max(0, time.Until(k.died.Add(grace)).Milliseconds()))
+		if timeout == 0 {
+			k.detach()
+			return nil
+		}
+	}
+	_, err := unix.Poll(fds, timeout)
+	if err != nil && err != unix.EINTR {
+		return os.NewSyscallError("poll", err)
+	}
+	for i, fd := range fds {
+		if fd.Revents != 0 {
+			if err := who[i](); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (k *keeper) fromDaemon() error {
+	m, f, err := receive(k.control)
+	if err != nil {
+		k.control.Close()
+		k.control = nil
+		return k.orphaned()
+	}
+	switch m.Op {
+	case opAdd:
+		k.drop(m.ID)
+		k.held[m.ID] = held{m.Data, f}
+	case opDel:
+		k.drop(m.ID)
+	case opMount, opClean:
+		k.mount = m
+	}
+	return nil
+}
+
+// orphaned is what happens when the daemon is gone. The calls that it had
+// taken come first: their programs wait.
+func (k *keeper) orphaned() error {
+	k.died = time.Now()
+	k.slots.inFlight(func(run, id uint64) {
+		if h, ok := k.held[run]; ok {
+			worker.AnswerGone(h.f, id)
+		}
+	})
+	if len(k.held) == 0 {
+		return nil
+	}
+	path := filepath.Join(k.runDir, SocketName)
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return os.NewSyscallError("socket", err)
+	}
+	k.server = os.NewFile(uintptr(fd), "server")
+	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+		return fmt.Errorf("bind %s: %w", path, err)
+	}
+	return os.NewSyscallError("listen", unix.Listen(fd, 1))
+}
+
+// call answers one call of a run whose daemon is gone.
+func (k *keeper) call(id uint64, f *os.File) error {
+	if h, ok := k.held[id]; ok && h.f == f && !worker.RefuseCall(f) {
+		k.drop(id)
+	}
+	return nil
+}
+
+func (k *keeper) drop(id uint64) {
+	if h, ok := k.held[id]; ok {
+		if h.f != nil {
+			h.f.Close()
+		}
+		delete(k.held, id)
+	}
+}
+
+// accept hands a copy of every listener to the next daemon, and waits until
+// it says that it serves them.
+func (k *keeper) accept() error {
+	fd, _, err := unix.Accept4(int(k.server.Fd()), unix.SOCK_CLOEXEC)
+	if err != nil {
+		return nil
+	}
+	if k.next != nil {
+		unix.Close(fd)
+		return nil
+	}
+	k.next = os.NewFile(uintptr(fd), "next")
+	for id, h := range k.held {
+		if err = send(k.next, message{Op: opRun, ID: id, Data: h.data}, h.f); err != nil {
+			break
+		}
+	}
+	if err == nil {
+		err = send(k.next, message{Op: opEnd}, nil)
+	}
+	if err != nil {
+		k.next.Close()
+		k.next = nil
+	}
+	return nil
+}
+
+func (k *keeper) fromNext() error {
+	m, _, err := receive(k.next)
+	k.next.Close()
+	k.next = nil
+	if err == nil && m.Op == opTaken {
+		for id := range k.held {
+			k.drop(id)
+		}
+		k.mount = message{}
+	}
+	return nil // else it died: go on as before
+}
+
+// detach removes the daemon's dead mount, if it is still there and the one
+// that is seen.
+func (k *keeper) detach() {
+	dir, id := k.mount.Dir, k.mount.Mnt
+	k.mount = message{}
+	top, err := TopMount(dir)
+	if err != nil || top.ID != id {
+		return
+	}
+	if err := unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+		k.log.Error("detach the dead mount", "dir", dir, "err", err)
+	}
+}

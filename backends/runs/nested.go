@@ -1,0 +1,113 @@
+package runs
+
+import (
+	"fmt"
+	"maps"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/stackfs/stackfs/stacknode"
+	"github.com/stackfs/stackfs/stacknode/peer"
+)
+
+// The kernel allows one listener in a chain of filters, so a run within a
+// run has none of its own: its calls arrive on the outer one's. What tells
+// its processes from the others is the mount namespace: every inner run has
+// one of its own, and fork and exec keep it. A process that made a
+// namespace for itself is what its nearest ancestor in a known one is.
+
+// Ticket returns a number by which a process under a run joins s.
+func (t *Table) Ticket(caller *stacknode.Caller, s *stacknode.Stack, families stacknode.FamilySet) uint64 {
+	now := time.Now()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	maps.DeleteFunc(t.tickets, func(_ uint64, k ticket) bool { return now.After(k.expires) })
+	id := newID()
+	t.tickets[id] = ticket{targetOf(s, families), caller.PID, now.Add(ticketLifetime)}
+	return id
+}
+
+// ticket puts the mount namespace of the process that hands in id on the
+// stack that the ticket is for. Returns EAFNOSUPPORT for a ticket that is
+// not good, as any kernel answers that unknown family.
+func (e *entry) ticket(tid int, id uint64) error {
+	p, err := peer.Open(tid)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	st, err := p.Status()
+	if err != nil {
+		return err
+	}
+	mnt, err := p.MountNS()
+	if err != nil {
+		return err
+	}
+	e.t.mu.Lock()
+	k, ok := e.t.tickets[id]
+	delete(e.t.tickets, id)
+	e.t.mu.Unlock()
+	if !ok || k.pid != st.TGID || time.Now().After(k.expires) {
+		return fmt.Errorf("no such ticket: %w", unix.EAFNOSUPPORT)
+	}
+	if err := e.nest(mnt, k.target); err != nil {
+		return err
+	}
+	return e.save()
+}
+
+func (e *entry) nest(mnt uint64, tg target) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if _, taken := e.rec.Nested[mnt]; taken || mnt == e.rec.MountNS {
+		return fmt.Errorf("a run within a run needs a mount namespace of its own: %w", unix.EPERM)
+	}
+	if e.rec.Nested == nil {
+		e.rec.Nested = map[uint64]target{}
+	}
+	e.rec.Nested[mnt] = tg
+	e.nested.Store(true)
+	return nil
+}
+
+// maxAncestors bounds the search: pid trees are shallow.
+const maxAncestors = 256
+
+// route returns the stack that the thread tid is on and the families that
+// go there. Returns stacknode.ErrClosed when that stack is gone, and also
+// when it cannot be told: never another stack.
+func (e *entry) route(tid int) (*stacknode.Stack, stacknode.FamilySet, error) {
+	for range maxAncestors {
+		p, err := peer.Open(tid)
+		if err != nil {
+			break
+		}
+		mnt, err := p.MountNS()
+		st, serr := p.Status()
+		p.Close()
+		if err != nil || serr != nil {
+			break
+		}
+		if tg, ok := e.known(mnt); ok {
+			s, err := e.t.find(tg)
+			return s, tg.Families, err
+		}
+		if st.PPID <= 1 {
+			break
+		}
+		tid = st.PPID
+	}
+	return nil, 0, fmt.Errorf("cannot tell which stack the process is on: %w", stacknode.ErrClosed)
+}
+
+func (e *entry) known(mnt uint64) (target, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if mnt == e.rec.MountNS {
+		return e.rec.target, true
+	}
+	tg, ok := e.rec.Nested[mnt]
+	return tg, ok
+}

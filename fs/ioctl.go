@@ -1,0 +1,206 @@
+package fs
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"syscall"
+
+	"github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/stackfs/stackfs/stacknode"
+	"github.com/stackfs/stackfs/stacknode/peer"
+	"github.com/stackfs/stackfs/stacknode/uapi"
+)
+
+// Ioctl serves the node ABI. The kernel passes exactly the bytes that cmd
+// says; a command with another size is another command.
+func (n *stackNode) Ioctl(ctx context.Context, _ fs.FileHandle, cmd uint32, _ uint64, in, out []byte) (int32, syscall.Errno) {
+	var reply []byte
+	var err error
+	switch cmd {
+	case uapi.IocVersion:
+		reply, err = (&uapi.Version{Major: uapi.ABIMajor, Minor: uapi.ABIMinor}).MarshalBinary()
+	case uapi.IocInfo:
+		reply, err = n.ioctlInfo(ctx)
+	case uapi.IocMsocket:
+		reply, err = n.ioctlMsocket(ctx, in)
+	case uapi.IocRun:
+		reply, err = n.ioctlRun(ctx, in)
+	default:
+		return 0, syscall.ENOTTY
+	}
+	if err != nil {
+		n.tree.log.Debug("ioctl", "stack", n.stack.Name(), "cmd", fmt.Sprintf("%#x", cmd), "err", err)
+		return 0, n.tree.errno("ioctl", err)
+	}
+	if len(reply) != len(out) {
+		return 0, syscall.EINVAL
+	}
+	copy(out, reply)
+	return 0, 0
+}
+
+// caller describes the thread that waits for this request.
+func (n *stackNode) caller(ctx context.Context) (*peer.Proc, *stacknode.Caller, error) {
+	fc, ok := fuse.FromContext(ctx)
+	if !ok {
+		return nil, nil, syscall.EIO
+	}
+	p, err := peer.Open(int(fc.Pid))
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := p.Caller()
+	if err != nil {
+		p.Close()
+		return nil, nil, err
+	}
+	return p, c, nil
+}
+
+var kinds = map[stacknode.Kind]uint32{
+	stacknode.KindKernel: uapi.KindKernel,
+	stacknode.KindNetns:  uapi.KindNetns,
+	stacknode.KindNull:   uapi.KindNull,
+	stacknode.KindFast:   uapi.KindFast,
+}
+
+func (n *stackNode) ioctlInfo(ctx context.Context) ([]byte, error) {
+	s := n.stack
+	if s.State() != stacknode.Up {
+		return nil, stacknode.ErrClosed
+	}
+	info := uapi.Info{Kind: kinds[s.Kind()], Families: uint64(s.Families())}
+	copy(info.Name[:len(info.Name)-1], s.Name())
+	_, info.NetnsCookie, _ = s.NetNS()
+	if own, ok := s.Backend().(stacknode.OwnNamespace); ok {
+		p, c, err := n.caller(ctx)
+		if err != nil {
+			return nil, err
+		}
+		defer p.Close()
+		if s.Self(c) {
+			info.Flags |= uapi.InfoSelf
+		}
+		if own.Foreign() {
+			info.Flags |= uapi.InfoForeign
+		}
+	} else {
+		info.Flags |= uapi.InfoForeign
+	}
+	return info.MarshalBinary()
+}
+
+func (n *stackNode) ioctlMsocket(ctx context.Context, in []byte) ([]byte, error) {
+	var m uapi.Msocket
+	if err := m.UnmarshalBinary(in); err != nil {
+		return nil, err
+	}
+	p, c, err := n.caller(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer p.Close()
+	done, err := n.tree.pending.Acquire(c.RealUID)
+	if err != nil {
+		return nil, fmt.Errorf("too many requests at a time: %w", syscall.EAGAIN)
+	}
+	defer done()
+
+	if m.Domain == stacknode.AFUnix && n.stack.State() == stacknode.Up ||
+		m.Flags&uapi.MsocketMake == 0 && n.stack.Self(c) && m.Type != -1 && n.stack.Families().Has(int(m.Domain)) {
+		if err := n.stack.Admit(c); err != nil {
+			return nil, err
+		}
+		m.Result = uapi.ResultSelf
+		return m.MarshalBinary()
+	}
+	conn, err := peer.FetchFD(c.PID, int(m.ReplyFD))
+	if err != nil {
+		return nil, err
+	}
+	kept, err := n.open(ctx, c, conn, &m)
+	if !kept {
+		conn.Close()
+	}
+	if err != nil {
+		return nil, err
+	}
+	m.Result = uapi.ResultSent
+	return m.MarshalBinary()
+}
+
+// open makes the socket that m asks for, sends it on conn and leaves conn to
+// the stack (kept) if that serves channels.
+func (n *stackNode) open(ctx context.Context, c *stacknode.Caller, conn *os.File, m *uapi.Msocket) (kept bool, err error) {
+	if err := peer.CheckReply(conn, m.ReplyCookie); err != nil {
+		return false, err
+	}
+	sock, err := n.stack.Socket(ctx, c, int(m.Domain), int(m.Type), int(m.Protocol))
+	if err != nil {
+		return false, err
+	}
+	defer sock.Close()
+
+	server, ok := n.stack.Backend().(stacknode.ChannelServer)
+	release := func() {}
+	if ok {
+		if release, err = n.tree.channels.Acquire(c.RealUID); err != nil {
+			return false, err
+		}
+	}
+	var rep uapi.ChanRep
+	if !n.stack.KeepsChannels() {
+		rep.Flags = uapi.ChanClosed
+	}
+	msg, err := rep.MarshalBinary()
+	if err == nil {
+		err = peer.SendReply(conn, msg, sock)
+	}
+	if err != nil || !ok {
+		release()
+		return false, err
+	}
+	// Also a channel that takes no further requests stays until the caller
+	// closes it: so it counts as his while the socket may wait unreceived.
+	if err := server.ServeChannel(conn, c, release); err != nil {
+		// The caller has its socket; it sees the end of the channel.
+		n.tree.log.Warn("channel not kept", "stack", n.stack.Name(), "err", err)
+	}
+	return true, nil
+}
+
+func (n *stackNode) ioctlRun(ctx context.Context, in []byte) ([]byte, error) {
+	var r uapi.Run
+	if err := r.UnmarshalBinary(in); err != nil {
+		return nil, err
+	}
+	families := stacknode.FamilySet(r.Families) & stacknode.AllFamilies
+	if families == 0 {
+		return nil, fmt.Errorf("no address families: %w", syscall.EINVAL)
+	}
+	p, c, err := n.caller(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer p.Close()
+	if err := n.stack.Admit(c); err != nil {
+		return nil, err
+	}
+	if r.ListenerFD < 0 {
+		if r.Ticket, err = n.tree.host.RunTicket(c, n.stack, families); err != nil {
+			return nil, err
+		}
+		return r.MarshalBinary()
+	}
+	listener, err := peer.FetchFD(c.PID, int(r.ListenerFD))
+	if err != nil {
+		return nil, err
+	}
+	if err := n.tree.host.Run(c, n.stack, listener, families); err != nil {
+		return nil, err
+	}
+	return r.MarshalBinary()
+}

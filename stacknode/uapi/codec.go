@@ -1,0 +1,167 @@
+package uapi
+
+import (
+	"encoding/binary"
+	"fmt"
+	"syscall"
+)
+
+// Command values, as the macros of stackfs.h compute them. The golden file
+// compares both.
+const (
+	IocVersion = 0xc02053c0
+	IocInfo    = 0xc06853c1
+	IocMsocket = 0xc03053c2
+	IocRun     = 0xc02853c3
+)
+
+// Sizes of the structures in bytes.
+const (
+	SizeVersion = 32
+	SizeInfo    = 104
+	SizeMsocket = 48
+	SizeRun     = 40
+	SizeChanReq = 24
+	SizeChanRep = 16
+)
+
+var native = binary.NativeEndian
+
+func checkSize(b []byte, want int, name string) error {
+	if len(b) != want {
+		return fmt.Errorf("%s has %d bytes, not %d: %w", name, len(b), want, syscall.EINVAL)
+	}
+	return nil
+}
+
+func checkZero(b []byte, name string) error {
+	for _, c := range b {
+		if c != 0 {
+			return fmt.Errorf("%s: a reserved field is not zero: %w", name, syscall.EINVAL)
+		}
+	}
+	return nil
+}
+
+// MarshalBinary encodes v.
+func (v *Version) MarshalBinary() ([]byte, error) {
+	b := make([]byte, 0, SizeVersion)
+	b = native.AppendUint32(b, v.Major)
+	b = native.AppendUint32(b, v.Minor)
+	b = native.AppendUint64(b, v.Features)
+	return b[:SizeVersion], nil
+}
+
+// UnmarshalBinary decodes v.
+func (v *Version) UnmarshalBinary(b []byte) error {
+	if err := checkSize(b, SizeVersion, "stackfs_version"); err != nil {
+		return err
+	}
+	v.Major, v.Minor, v.Features = native.Uint32(b), native.Uint32(b[4:]), native.Uint64(b[8:])
+	return nil
+}
+
+// MarshalBinary encodes i.
+func (i *Info) MarshalBinary() ([]byte, error) {
+	b := make([]byte, 0, SizeInfo)
+	b = native.AppendUint32(b, i.Kind)
+	b = native.AppendUint32(b, i.Flags)
+	b = native.AppendUint64(b, i.Families)
+	b = native.AppendUint64(b, i.NetnsCookie)
+	b = append(b, i.Name[:]...)
+	return b[:SizeInfo], nil
+}
+
+// UnmarshalBinary decodes i.
+func (i *Info) UnmarshalBinary(b []byte) error {
+	if err := checkSize(b, SizeInfo, "stackfs_info"); err != nil {
+		return err
+	}
+	i.Kind, i.Flags = native.Uint32(b), native.Uint32(b[4:])
+	i.Families, i.NetnsCookie = native.Uint64(b[8:]), native.Uint64(b[16:])
+	copy(i.Name[:], b[24:])
+	return nil
+}
+
+// MarshalBinary encodes m.
+func (m *Msocket) MarshalBinary() ([]byte, error) {
+	b := make([]byte, 0, SizeMsocket)
+	for _, v := range []int32{m.Domain, m.Type, m.Protocol} {
+		b = native.AppendUint32(b, uint32(v))
+	}
+	b = native.AppendUint32(b, m.Flags)
+	b = native.AppendUint64(b, m.ReplyCookie)
+	b = native.AppendUint32(b, uint32(m.ReplyFD))
+	b = native.AppendUint32(b, m.Result)
+	return b[:SizeMsocket], nil
+}
+
+// UnmarshalBinary decodes m. Returns EINVAL if a reserved field is not zero
+// or a flag is unknown.
+func (m *Msocket) UnmarshalBinary(b []byte) error {
+	if err := checkSize(b, SizeMsocket, "stackfs_msocket"); err != nil {
+		return err
+	}
+	m.Domain, m.Type = int32(native.Uint32(b)), int32(native.Uint32(b[4:]))
+	m.Protocol, m.Flags = int32(native.Uint32(b[8:])), native.Uint32(b[12:])
+	m.ReplyCookie = native.Uint64(b[16:])
+	m.ReplyFD, m.Result = int32(native.Uint32(b[24:])), native.Uint32(b[28:])
+	if m.Flags&^MsocketMake != 0 {
+		return fmt.Errorf("stackfs_msocket: unknown flags %#x: %w", m.Flags, syscall.EINVAL)
+	}
+	return checkZero(b[32:], "stackfs_msocket")
+}
+
+// MarshalBinary encodes r.
+func (r *Run) MarshalBinary() ([]byte, error) {
+	b := make([]byte, 0, SizeRun)
+	b = native.AppendUint32(b, uint32(r.ListenerFD))
+	b = native.AppendUint32(b, r.Flags)
+	b = native.AppendUint64(b, r.Families)
+	b = native.AppendUint64(b, r.Ticket)
+	return b[:SizeRun], nil
+}
+
+// UnmarshalBinary decodes r. Returns EINVAL if a reserved field is not zero
+// or a flag is unknown.
+func (r *Run) UnmarshalBinary(b []byte) error {
+	if err := checkSize(b, SizeRun, "stackfs_run"); err != nil {
+		return err
+	}
+	r.ListenerFD, r.Flags = int32(native.Uint32(b)), native.Uint32(b[4:])
+	r.Families, r.Ticket = native.Uint64(b[8:]), native.Uint64(b[16:])
+	if r.Flags != 0 {
+		return fmt.Errorf("stackfs_run: unknown flags %#x: %w", r.Flags, syscall.EINVAL)
+	}
+	return checkZero(b[24:], "stackfs_run")
+}
+
+// MarshalBinary encodes r.
+func (r *ChanReq) MarshalBinary() ([]byte, error) {
+	b := make([]byte, 0, SizeChanReq)
+	b = native.AppendUint32(b, r.Seq)
+	b = native.AppendUint32(b, r.Flags)
+	for _, v := range []int32{r.Domain, r.Type, r.Protocol} {
+		b = native.AppendUint32(b, uint32(v))
+	}
+	return native.AppendUint32(b, r.Resv), nil
+}
+
+// MarshalBinary encodes r.
+func (r *ChanRep) MarshalBinary() ([]byte, error) {
+	b := make([]byte, 0, SizeChanRep)
+	b = native.AppendUint32(b, r.Seq)
+	b = native.AppendUint32(b, uint32(r.Error))
+	b = native.AppendUint32(b, r.Flags)
+	return native.AppendUint32(b, r.Resv), nil
+}
+
+// UnmarshalBinary decodes r.
+func (r *ChanRep) UnmarshalBinary(b []byte) error {
+	if err := checkSize(b, SizeChanRep, "stackfs_chan_rep"); err != nil {
+		return err
+	}
+	r.Seq, r.Error = native.Uint32(b), int32(native.Uint32(b[4:]))
+	r.Flags, r.Resv = native.Uint32(b[8:]), native.Uint32(b[12:])
+	return nil
+}
