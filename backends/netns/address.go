@@ -1,0 +1,174 @@
+package netns
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/stackfs/stackfs/stacknode"
+)
+
+func upDone(sp *space, st, _ *step) (bool, error) {
+	l, err := sp.link(st.Link)
+	return err == nil && l.Attrs().Flags&net.FlagUp != 0, err
+}
+
+func upMake(sp *space, st *step) error {
+	h, l, err := sp.handleAndLink(st.Link)
+	if err == nil {
+		err = h.LinkSetUp(l)
+	}
+	return failed(st, err)
+}
+
+func upUndo(sp *space, st *step) error {
+	h, l, err := sp.handleAndLink(st.Link)
+	if err == nil {
+		err = h.LinkSetDown(l)
+	}
+	return unless(err, unix.ENODEV)
+}
+
+func addrDone(sp *space, st, _ *step) (bool, error) {
+	h, l, err := sp.handleAndLink(st.Link)
+	if err != nil {
+		return false, failed(st, err)
+	}
+	return hasAddr(h, l, st.Prefix)
+}
+
+func addrMake(sp *space, st *step) error {
+	h, l, err := sp.handleAndLink(st.Link)
+	if err == nil {
+		err = h.AddrAdd(l, newAddr(st.Prefix))
+	}
+	return failed(st, err)
+}
+
+func addrUndo(sp *space, st *step) error {
+	h, l, err := sp.handleAndLink(st.Link)
+	if err == nil {
+		err = h.AddrDel(l, &netlink.Addr{IPNet: ipNet(st.Prefix)})
+	}
+	return unless(err, unix.ENODEV, unix.EADDRNOTAVAIL)
+}
+
+func hasAddr(h *netlink.Handle, l netlink.Link, p netip.Prefix) (bool, error) {
+	list, err := h.AddrList(l, family(p.Addr()))
+	if err != nil {
+		return false, fmt.Errorf("list addresses of %s: %w", l.Attrs().Name, err)
+	}
+	for _, a := range list {
+		if a.IPNet != nil && a.IPNet.String() == ipNet(p).String() {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// newAddr is an address that can be bound to at once: for IPv6 without the
+// second or two of duplicate address detection.
+func newAddr(p netip.Prefix) *netlink.Addr {
+	a := &netlink.Addr{IPNet: ipNet(p)}
+	if p.Addr().Is6() {
+		a.Flags = unix.IFA_F_NODAD
+	}
+	return a
+}
+
+func routeDone(sp *space, st, _ *step) (bool, error) {
+	h, err := sp.inside()
+	if err != nil {
+		return false, err
+	}
+	want, err := sp.route(st.Route)
+	if err != nil {
+		return false, failed(st, err)
+	}
+	list, err := h.RouteListFiltered(family(st.Route.To.Addr()), &netlink.Route{Dst: want.Dst}, netlink.RT_FILTER_DST)
+	if err != nil {
+		return false, fmt.Errorf("list routes to %v: %w", st.Route.To, err)
+	}
+	for _, r := range list {
+		if r.Gw.Equal(want.Gw) && (want.LinkIndex == 0 || want.LinkIndex == r.LinkIndex) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+func routeMake(sp *space, st *step) error {
+	h, err := sp.inside()
+	if err != nil {
+		return err
+	}
+	r, err := sp.route(st.Route)
+	if err == nil {
+		err = h.RouteAdd(r)
+	}
+	if errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("%v: the namespace has another route to there: %w", st, err)
+	}
+	return failed(st, err)
+}
+
+func routeUndo(sp *space, st *step) error {
+	h, err := sp.inside()
+	if err != nil {
+		return err
+	}
+	r, err := sp.route(st.Route)
+	if err == nil {
+		err = h.RouteDel(r)
+	}
+	return unless(err, unix.ENODEV, unix.ESRCH)
+}
+
+// route returns r as netlink has it.
+func (s *space) route(r stacknode.Route) (*netlink.Route, error) {
+	nr := &netlink.Route{Dst: ipNet(r.To), Protocol: unix.RTPROT_STATIC}
+	if r.Via.IsValid() {
+		nr.Gw = r.Via.AsSlice()
+	} else if r.To.Addr().Is4() {
+		nr.Scope = netlink.SCOPE_LINK
+	}
+	if r.Dev != "" {
+		l, err := s.link(r.Dev)
+		if err != nil {
+			return nil, err
+		}
+		nr.LinkIndex = l.Attrs().Index
+	}
+	return nr, nil
+}
+
+func (s *space) handleAndLink(name string) (*netlink.Handle, netlink.Link, error) {
+	h, err := s.inside()
+	if err != nil {
+		return nil, nil, err
+	}
+	l, err := s.link(name)
+	return h, l, err
+}
+
+// failed puts the name of the step before its error.
+func failed(st *step, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%v: %w", st, err)
+}
+
+// unless returns err, or nil if it is one of those that mean: gone already.
+func unless(err error, gone ...error) error {
+	for _, g := range gone {
+		if errors.Is(err, g) {
+			return nil
+		}
+	}
+	return err
+}
