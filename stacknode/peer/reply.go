@@ -33,7 +33,7 @@ func checkReply(fd int, cookie uint64) error {
 	if domain != unix.AF_UNIX || typ != unix.SOCK_SEQPACKET {
 		return fmt.Errorf("the reply descriptor is no AF_UNIX SOCK_SEQPACKET socket: %w", unix.EPROTOTYPE)
 	}
-	if !unnamed(unix.Getpeername(fd)) || !unnamed(unix.Getsockname(fd)) {
+	if !unnamed(fd, unix.SYS_GETPEERNAME) || !unnamed(fd, unix.SYS_GETSOCKNAME) {
 		return fmt.Errorf("the reply descriptor is no end of a socketpair: %w", unix.EPROTOTYPE)
 	}
 	got, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
@@ -44,11 +44,6 @@ func checkReply(fd int, cookie uint64) error {
 		return fmt.Errorf("the reply descriptor is another socket than meant: %w", unix.EBADF)
 	}
 	return nil
-}
-
-func unnamed(sa unix.Sockaddr, err error) bool {
-	u, ok := sa.(*unix.SockaddrUnix)
-	return err == nil && ok && u.Name == ""
 }
 
 // SendReply sends msg on conn with the descriptor of file, unless that is

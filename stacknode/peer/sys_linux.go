@@ -145,3 +145,13 @@ func (p *Proc) MountNS() (uint64, error) {
 	ns, err := statNSFile(f)
 	return ns.Ino, err
 }
+
+// unnamed tells whether a UNIX socket, or its peer, has no address at all;
+// call is SYS_GETSOCKNAME or SYS_GETPEERNAME. Package unix's own functions
+// do not tell that from an abstract one.
+func unnamed(fd int, call uintptr) bool {
+	var sa unix.RawSockaddrUnix
+	n := uint32(unsafe.Sizeof(sa))
+	_, _, e := unix.Syscall(call, uintptr(fd), uintptr(unsafe.Pointer(&sa)), uintptr(unsafe.Pointer(&n)))
+	return e == 0 && uintptr(n) == unsafe.Offsetof(sa.Path)
+}
