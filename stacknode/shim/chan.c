@@ -9,6 +9,7 @@
  */
 #include <netinet/in.h>
 #include <string.h>
+#include <linux/futex.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
 
@@ -21,6 +22,10 @@
 #endif
 
 #define OWNER_RESETTING	(-1)
+
+/* How long to wait for a channel that another thread uses: a second. */
+#define TAKE_SLICES	20
+#define TAKE_SLICE_NS	50000000
 
 /* Pid of the process whose channels these are; reads as 0 after fork. */
 static _Atomic(_Atomic(pid_t) *) owner_page;
@@ -54,6 +59,8 @@ static void chan_drop_all(void)
 				chan_close(c);
 			atomic_store(&c->state, CHAN_NONE);
 		}
+		/* Who waited is not in this process. */
+		atomic_store(&st->waiting, 0);
 	}
 }
 
@@ -115,14 +122,8 @@ static bool chan_claim(struct chan *c, enum chan_state from)
 	       atomic_compare_exchange_strong(&c->state, &from, CHAN_BUSY);
 }
 
-/*
- * An open channel or, with fd -1, a place for one; NULL if every place is
- * taken. Give it back with chan_put.
- */
-struct chan *chan_take(struct stack *st)
+static struct chan *chan_try(struct stack *st)
 {
-	if (!st->cached || !chan_owned())
-		return NULL;
 	for (int i = 0; i < STACK_CHANS; i++) {
 		if (chan_claim(&st->chan[i], CHAN_OPEN))
 			return &st->chan[i];
@@ -136,9 +137,44 @@ struct chan *chan_take(struct stack *st)
 	return NULL;
 }
 
-void chan_put(struct chan *c)
+/*
+ * An open channel or, with fd -1, a place for one; give it back with
+ * chan_put. If all are taken, waits for one, which is cheaper for the daemon
+ * than a channel for one socket, but not for ever: they may be taken by what
+ * this signal handler interrupted. Then NULL.
+ */
+struct chan *chan_take(struct stack *st)
+{
+	const struct timespec slice = { .tv_nsec = TAKE_SLICE_NS };
+	struct chan *c;
+
+	if (!st->cached || !chan_owned())
+		return NULL;
+	for (int i = 0; i < TAKE_SLICES; i++) {
+		uint32_t turn;
+
+		c = chan_try(st);
+		if (c)
+			return c;
+		atomic_fetch_add(&st->waiting, 1);
+		turn = atomic_load(&st->turn);
+		c = chan_try(st);
+		if (!c)
+			SYS(futex, &st->turn, FUTEX_WAIT_PRIVATE, turn, &slice, NULL, 0);
+		atomic_fetch_sub(&st->waiting, 1);
+		if (c)
+			return c;
+	}
+	return NULL;
+}
+
+void chan_put(struct stack *st, struct chan *c)
 {
 	atomic_store(&c->state, c->fd < 0 ? CHAN_NONE : CHAN_OPEN);
+	if (atomic_load(&st->waiting) == 0)
+		return;
+	atomic_fetch_add(&st->turn, 1);
+	SYS(futex, &st->turn, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
 }
 
 /* The program may have closed our number and opened a file of its own on it. */

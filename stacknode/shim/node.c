@@ -107,6 +107,10 @@ static int fd_raise(int fd)
 	return high;
 }
 
+/* The daemon serves a user so many calls at a time: wait for another's end. */
+#define BUSY_TRIES	200
+#define BUSY_WAIT_NS	5000000
+
 /*
  * One STACKFS_IOC_MSOCKET. Returns the end of the channel that we keep, or
  * a negated errno. The pair is made anew for each try: an interrupted call
@@ -114,6 +118,7 @@ static int fd_raise(int fd)
  */
 static int node_msocket(int dir, struct stackfs_msocket *m)
 {
+	int busy = 0;
 	int pair[2];
 	int ret;
 
@@ -127,7 +132,9 @@ static int node_msocket(int dir, struct stackfs_msocket *m)
 		fd_close(pair[1]);
 		if (ret < 0)
 			fd_close(pair[0]);
-	} while (ret == -EINTR);
+		if (ret == -EAGAIN)
+			sys_nap(BUSY_WAIT_NS);
+	} while (ret == -EINTR || (ret == -EAGAIN && ++busy < BUSY_TRIES));
 	return ret < 0 ? node_error(ret) : pair[0];
 }
 

@@ -62,6 +62,8 @@ struct stack {
 	atomic_bool checked;		/* its ABI version is ours */
 	_Atomic uint64_t self_cookie;	/* netns to find in an own socket; 0: ask */
 	_Atomic uint64_t self_families;
+	_Atomic uint32_t waiting;	/* threads in need of a channel */
+	_Atomic uint32_t turn;		/* counts what became free for them */
 	struct chan chan[STACK_CHANS];
 };
 
@@ -93,7 +95,7 @@ int node_ask(const char *path, bool checked, const struct ask *ask,
 
 bool chan_serves(const struct ask *ask);
 struct chan *chan_take(struct stack *st);
-void chan_put(struct chan *c);
+void chan_put(struct stack *st, struct chan *c);
 void chan_close(struct chan *c);
 int chan_ask(struct chan *c, const struct ask *ask);
 int chan_recv(int fd, uint32_t seq, bool cloexec, uint32_t *flags);

@@ -143,7 +143,7 @@ static int stack_ask(struct stack *st, const struct ask *ask, unsigned int flags
 		ret = stack_ioctl(st, c, ask, flags);
 	}
 	if (c)
-		chan_put(c);
+		chan_put(st, c);
 	return ret;
 }
 

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdint.h>
+#include <time.h>
 #include <unistd.h>
 #include <asm/socket.h>
 #include <sys/socket.h>
@@ -32,6 +33,14 @@
 static inline void fd_close(int fd)
 {
 	SYS(close, fd);
+}
+
+/* Less than a second, or until a signal. */
+static inline void sys_nap(long ns)
+{
+	struct timespec ts = { .tv_nsec = ns };
+
+	SYS(nanosleep, &ts, NULL);
 }
 
 /* An 8-byte option of a socket; 0 if fd is no socket or the kernel too old. */
