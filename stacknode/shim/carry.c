@@ -204,8 +204,7 @@ int exec_shell_check(void)
 		return 0;
 	if (!shim_in_run())
 		ret = image_check(AT_FDCWD, "/bin/sh", 0);
-	/* The program may have emptied its environment since. */
-	if (ret == 0 && (!getenv("STACKFS_DEFAULT") || !getenv("LD_PRELOAD")))
+	if (ret == 0 && !env_published())
 		ret = env_publish(&d) < 0 ? -EACCES : 0;
 	return ret;
 }

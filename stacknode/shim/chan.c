@@ -55,8 +55,10 @@ static void chan_drop_all(void)
 		for (int i = 0; i < STACK_CHANS; i++) {
 			struct chan *c = &st->chan[i];
 
-			if (atomic_load(&c->state) != CHAN_NONE)
+			if (atomic_load(&c->state) != CHAN_NONE) {
 				chan_close(c);
+				chan_given(c);
+			}
 			atomic_store(&c->state, CHAN_NONE);
 		}
 		/* Who waited is not in this process. */
@@ -130,7 +132,7 @@ static struct chan *chan_try(struct stack *st)
 	}
 	for (int i = 0; i < STACK_CHANS; i++) {
 		if (chan_claim(&st->chan[i], CHAN_NONE)) {
-			st->chan[i].fd = -1;
+			st->chan[i].fd = st->chan[i].give = -1;
 			return &st->chan[i];
 		}
 	}
@@ -178,16 +180,42 @@ void chan_put(struct stack *st, struct chan *c)
 }
 
 /* The program may have closed our number and opened a file of its own on it. */
-static bool chan_is_ours(const struct chan *c)
+static bool fd_is_ours(int fd, uint64_t cookie)
 {
-	return c->fd >= 0 && fd_cookie(c->fd) == c->cookie;
+	return fd >= 0 && fd_cookie(fd) == cookie;
 }
 
 void chan_close(struct chan *c)
 {
-	if (chan_is_ours(c))
+	if (fd_is_ours(c->fd, c->cookie))
 		fd_close(c->fd);
 	c->fd = -1;
+}
+
+/*
+ * Closes the daemon's end. Were a child to keep a copy, we would wait for a
+ * dead daemon as long as that child lives.
+ */
+void chan_given(struct chan *c)
+{
+	if (fd_is_ours(c->give, c->give_cookie))
+		fd_close(c->give);
+	c->give = -1;
+}
+
+/* A new pair to give one end of away. */
+int chan_pair(struct chan *c)
+{
+	int pair[2];
+	int ret = SYS(socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair);
+
+	if (ret < 0)
+		return ret;
+	c->cookie = fd_cookie(pair[0]);
+	c->give_cookie = fd_cookie(pair[1]);
+	c->fd = pair[0];
+	c->give = pair[1];
+	return 0;
 }
 
 /* The descriptor in a message, or -1. */
@@ -262,7 +290,7 @@ int chan_ask(struct chan *c, const struct ask *ask)
 	uint32_t flags = 0;
 	int ret;
 
-	if (!chan_is_ours(c)) {
+	if (!fd_is_ours(c->fd, c->cookie)) {
 		c->fd = -1;
 		return CHAN_DEAD;
 	}

@@ -179,8 +179,10 @@ int default_set(const char *path, int domain)
 	if (shim_off())
 		return -ENOTSUP;
 	ret = node_info(path, &info);
-	if (ret < 0)
-		return ret;
+	if (ret < 0) {
+		st = path[0] == '/' ? stack_find(path, false) : NULL;
+		return st ? stack_error(st, ret) : ret;
+	}
 	families = info.families & ~(1ULL << AF_UNIX);
 	/* The null stack has no families; as a default it denies them all. */
 	if (info.kind == STACKFS_KIND_NULL)

@@ -232,7 +232,7 @@ int env_publish(const struct defaults *d)
 	if (!d->any)
 		return unsetenv("STACKFS_DEFAULT") < 0 ? -errno : 0;
 	if (!self)
-		return -ENOENT;
+		return -EACCES;
 	old = getenv("LD_PRELOAD");
 	value = malloc(env_preload(NULL, self, old));
 	if (value)
@@ -244,4 +244,14 @@ int env_publish(const struct defaults *d)
 	if (value)
 		env_render(value, d, NULL);
 	return env_set("STACKFS_DEFAULT", value);
+}
+
+/* Is that still so? The program may have emptied its environment since. */
+bool env_published(void)
+{
+	const char *preload = getenv("LD_PRELOAD");
+	const char *self = env_self();
+
+	return self && preload && preload_has(preload, self) &&
+	       getenv("STACKFS_DEFAULT");
 }

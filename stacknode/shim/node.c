@@ -90,21 +90,21 @@ int node_info(const char *path, struct stackfs_info *info)
 	return ret < 0 ? ret : 0;
 }
 
-/* Moves fd to a high number. Returns that, or -1 with fd left as it is. */
-static int fd_raise(int fd)
+/* Moves our end to a high number. Returns whether that could be done. */
+static bool chan_raise(struct chan *c)
 {
 	struct rlimit lim = { .rlim_cur = CHAN_FD_MIN };
-	int min = CHAN_FD_MIN;
-	int high;
+	int low = c->fd, high, min = CHAN_FD_MIN;
 
 	getrlimit(RLIMIT_NOFILE, &lim);
 	if (lim.rlim_cur < 2 * CHAN_FD_MIN)
 		min = lim.rlim_cur / 2;
-	high = SYS(fcntl, fd, F_DUPFD_CLOEXEC, min);
+	high = SYS(fcntl, low, F_DUPFD_CLOEXEC, min);
 	if (high < 0)
-		return -1;
-	fd_close(fd);
-	return high;
+		return false;
+	c->fd = high;
+	fd_close(low);
+	return true;
 }
 
 /* The daemon serves a user so many calls at a time: wait for another's end. */
@@ -112,30 +112,28 @@ static int fd_raise(int fd)
 #define BUSY_WAIT_NS	5000000
 
 /*
- * One STACKFS_IOC_MSOCKET. Returns the end of the channel that we keep, or
- * a negated errno. The pair is made anew for each try: an interrupted call
- * may have taken it.
+ * One STACKFS_IOC_MSOCKET. The pair is made anew for each try: an
+ * interrupted call may have taken it.
  */
-static int node_msocket(int dir, struct stackfs_msocket *m)
+static int node_msocket(int dir, struct stackfs_msocket *m, struct chan *c)
 {
 	int busy = 0;
-	int pair[2];
 	int ret;
 
 	do {
-		ret = SYS(socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair);
+		ret = chan_pair(c);
 		if (ret < 0)
 			return ret;
-		m->reply_fd = pair[1];
-		m->reply_cookie = fd_cookie(pair[1]);
+		m->reply_fd = c->give;
+		m->reply_cookie = c->give_cookie;
 		ret = SYS(ioctl, dir, STACKFS_IOC_MSOCKET, m);
-		fd_close(pair[1]);
+		chan_given(c);
 		if (ret < 0)
-			fd_close(pair[0]);
+			chan_close(c);
 		if (ret == -EAGAIN)
 			sys_nap(BUSY_WAIT_NS);
 	} while (ret == -EINTR || (ret == -EAGAIN && ++busy < BUSY_TRIES));
-	return ret < 0 ? node_error(ret) : pair[0];
+	return ret < 0 ? node_error(ret) : 0;
 }
 
 static int node_self(int dir, struct answer *ans)
@@ -145,19 +143,18 @@ static int node_self(int dir, struct answer *ans)
 
 	if (ret < 0)
 		return ret;
-	ans->self = true;
 	ans->self_cookie = info.netns_cookie;
 	ans->self_families = info.families;
 	return 0;
 }
 
 /*
- * Asks the node for a socket. The channel is moved up and the node closed
- * before the socket is taken, so that it gets the lowest free number, as
- * socket(2) promises.
+ * Asks the node for a socket and, in c, for a channel. The channel is moved
+ * up and the node closed before the socket is taken, so that it gets the
+ * lowest free number, as socket(2) promises.
  */
 int node_ask(const char *path, bool checked, const struct ask *ask,
-	     unsigned int flags, struct answer *ans)
+	     unsigned int flags, struct chan *c, struct answer *ans)
 {
 	struct stackfs_msocket m = {
 		.domain = ask->domain,
@@ -166,34 +163,29 @@ int node_ask(const char *path, bool checked, const struct ask *ask,
 		.flags = flags,
 	};
 	uint32_t rep_flags = 0;
-	int dir, end, high, ret;
+	int dir, ret;
+	bool keep;
 
-	*ans = (struct answer){ .sock = -1, .chan = -1 };
+	ans->sock = -1;
 	dir = node_open(path, checked);
 	if (dir < 0)
 		return dir;
-	end = node_msocket(dir, &m);
-	if (end < 0) {
+	ret = node_msocket(dir, &m, c);
+	if (ret < 0) {
 		fd_close(dir);
-		return end;
+		return ret;
 	}
 	if (m.result == STACKFS_RESULT_SELF) {
-		fd_close(end);
+		chan_close(c);
 		ret = flags & STACKFS_MSOCKET_MAKE ? -EPROTO : node_self(dir, ans);
 		fd_close(dir);
 		return ret;
 	}
-	high = fd_raise(end);
+	keep = chan_raise(c);
 	fd_close(dir);
-	if (high >= 0)
-		end = high;
-	ret = chan_recv(end, 0, ask->type & SOCK_CLOEXEC, &rep_flags);
-	if (ret < 0 || high < 0 || rep_flags & STACKFS_CHAN_CLOSED) {
-		fd_close(end);
-	} else {
-		ans->chan = end;
-		ans->chan_cookie = fd_cookie(end);
-	}
+	ret = chan_recv(c->fd, 0, ask->type & SOCK_CLOEXEC, &rep_flags);
+	if (ret < 0 || !keep || rep_flags & STACKFS_CHAN_CLOSED)
+		chan_close(c);
 	if (ret < 0)
 		return ret == CHAN_DEAD ? -ENODEV : ret;
 	ans->sock = ret;

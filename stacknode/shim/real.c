@@ -1,12 +1,17 @@
 // SPDX-License-Identifier: MIT
 /*
- * real.c: the functions behind our hooks. Each is looked up at its first
- * use, since another library's constructor may run before ours, and without
- * a once-lock, since looking up twice does no harm.
+ * real.c: the functions behind our hooks. All are looked up at the start,
+ * since dlsym takes a lock that a child of fork may find taken for ever. A
+ * call before that, in another library's constructor, looks up its own.
+ * There is no once-lock: to look up twice does no harm.
  */
 #include <dlfcn.h>
 
 #include "shim.h"
+
+#define REAL_NAME(fn)	#fn,
+static const char *const names[] = { REAL_CALLS(REAL_NAME) };
+static _Atomic(void *) found[REAL_COUNT];
 
 static long real_missing(void)
 {
@@ -14,20 +19,21 @@ static long real_missing(void)
 	return -1;
 }
 
-void *real_try(_Atomic(void *) *cache, const char *name)
+void *real_find(enum real_call call)
 {
-	void *fn = atomic_load_explicit(cache, memory_order_acquire);
+	void *fn = atomic_load_explicit(&found[call], memory_order_acquire);
 
 	if (fn)
 		return fn;
-	fn = dlsym(RTLD_NEXT, name);
-	atomic_store_explicit(cache, fn, memory_order_release);
+	fn = dlsym(RTLD_NEXT, names[call]);
+	if (!fn)	/* this libc has no such function, so nobody calls it */
+		fn = (void *)real_missing;
+	atomic_store_explicit(&found[call], fn, memory_order_release);
 	return fn;
 }
 
-void *real_find(_Atomic(void *) *cache, const char *name)
+void real_find_all(void)
 {
-	void *fn = real_try(cache, name);
-
-	return fn ? fn : (void *)real_missing;
+	for (int i = 0; i < REAL_COUNT; i++)
+		real_find(i);
 }

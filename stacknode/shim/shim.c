@@ -63,6 +63,7 @@ EXPORT int msocket(const char *path, int domain, int type, int protocol)
 /* Hooks do not rely on this: they may run before it. */
 __attribute__((constructor)) static void shim_start(void)
 {
+	real_find_all();
 	shim_off();
 	env_self();
 	chan_start();

@@ -23,13 +23,22 @@
 /* One address family per bit of stackfs_info.families. */
 #define FAMILIES	64
 
-/* real.c: the next definition of a name we hook, looked up when needed. */
-void *real_try(_Atomic(void *) *cache, const char *name);
-void *real_find(_Atomic(void *) *cache, const char *name);
-#define REAL(fn) ({							\
-	static _Atomic(void *) cache_;					\
-	(__typeof__(&fn))real_find(&cache_, #fn);			\
-})
+/* real.c: the functions behind our hooks, called as REAL(socket)(...). */
+#define REAL_CALLS(X)							\
+	X(socket)							\
+	X(stat) X(stat64) X(lstat) X(lstat64)				\
+	X(fstatat) X(fstatat64) X(statx)				\
+	X(__xstat) X(__xstat64) X(__lxstat) X(__lxstat64)		\
+	X(__fxstatat) X(__fxstatat64)					\
+	X(execve) X(execvp) X(execvpe) X(fexecve) X(execveat)		\
+	X(posix_spawn) X(posix_spawnp) X(system) X(popen)
+
+#define REAL_INDEX(fn)	REAL_##fn,
+enum real_call { REAL_CALLS(REAL_INDEX) REAL_COUNT };
+
+void *real_find(enum real_call call);
+void real_find_all(void);
+#define REAL(fn)	((__typeof__(&fn))real_find(REAL_##fn))
 
 /* What socket(2) is asked for. */
 struct ask {
@@ -43,9 +52,11 @@ enum chan_state { CHAN_NONE, CHAN_OPEN, CHAN_BUSY };
 
 struct chan {
 	_Atomic(enum chan_state) state;
-	int fd;				/* -1: none yet */
 	uint32_t seq;
+	int fd;				/* our end; -1: none */
+	int give;			/* the daemon's, until it has it; -1: none */
 	uint64_t cookie;		/* SO_COOKIE of fd when it was ours */
+	uint64_t give_cookie;
 };
 
 #define STACK_CHANS	8
@@ -70,6 +81,7 @@ struct stack {
 /* stack.c */
 struct stack *stack_find(const char *path, bool must);
 struct stack *stack_first(void);
+int stack_error(struct stack *st, int err);
 int stack_socket(struct stack *st, const struct ask *ask);
 int stack_path_socket(const char *path, const struct ask *ask);
 
@@ -77,10 +89,7 @@ int stack_path_socket(const char *path, const struct ask *ask);
 struct stackfs_info;
 
 struct answer {
-	bool self;			/* STACKFS_RESULT_SELF, info below is set */
-	int sock;
-	int chan;			/* the open channel, or -1 */
-	uint64_t chan_cookie;
+	int sock;			/* -1 if it is to be made here, info is set */
 	uint64_t self_cookie;
 	uint64_t self_families;
 };
@@ -88,7 +97,7 @@ struct answer {
 int node_check(const char *path);
 int node_info(const char *path, struct stackfs_info *info);
 int node_ask(const char *path, bool checked, const struct ask *ask,
-	     unsigned int flags, struct answer *ans);
+	     unsigned int flags, struct chan *c, struct answer *ans);
 
 /* chan.c */
 #define CHAN_DEAD	(-EPIPE)	/* no daemon at the other end, or not ours */
@@ -96,6 +105,8 @@ int node_ask(const char *path, bool checked, const struct ask *ask,
 bool chan_serves(const struct ask *ask);
 struct chan *chan_take(struct stack *st);
 void chan_put(struct stack *st, struct chan *c);
+int chan_pair(struct chan *c);
+void chan_given(struct chan *c);
 void chan_close(struct chan *c);
 int chan_ask(struct chan *c, const struct ask *ask);
 int chan_recv(int fd, uint32_t seq, bool cloexec, uint32_t *flags);
@@ -124,6 +135,7 @@ size_t env_render(char *out, const struct defaults *d, const char *under);
 size_t env_preload(char *out, const char *self, const char *old);
 const char *env_self(void);
 int env_publish(const struct defaults *d);
+bool env_published(void);
 
 /* image.c: may this program be executed under a default? */
 int image_check(int dirfd, const char *path, int flags);

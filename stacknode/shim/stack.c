@@ -97,53 +97,52 @@ static int stack_self_socket(struct stack *st, const struct ask *ask)
 	return -EXDEV;
 }
 
+/* What was a stack and cannot be found is gone. */
+int stack_error(struct stack *st, int err)
+{
+	switch (err) {
+	case -ENODEV:
+	case -ENOENT:
+	case -ENOTSUP:
+		atomic_store(&st->checked, false);
+		return atomic_load(&st->seen) ? -ENODEV : err;
+	}
+	return err;
+}
+
 static int stack_ioctl(struct stack *st, struct chan *c, const struct ask *ask,
 		       unsigned int flags)
 {
 	struct answer ans;
-	int ret = node_ask(st->path, atomic_load(&st->checked), ask, flags, &ans);
+	int ret = node_ask(st->path, atomic_load(&st->checked), ask, flags, c, &ans);
 
-	if (ret == -ENODEV || ret == -ENOENT || ret == -ENOTSUP) {
-		atomic_store(&st->checked, false);
-		/* What was a stack is one that is gone. */
-		return atomic_load(&st->seen) ? -ENODEV : ret;
-	}
 	if (ret < 0)
-		return ret;
+		return stack_error(st, ret);
 	atomic_store(&st->checked, true);
 	atomic_store(&st->seen, true);
-	if (ans.self) {
-		atomic_store(&st->self_families, ans.self_families);
-		atomic_store(&st->self_cookie, ans.self_cookie);
-		return ASK_SELF;
-	}
-	if (ans.chan < 0)
+	if (ans.sock >= 0)
 		return ans.sock;
-	if (c) {
-		c->fd = ans.chan;
-		c->cookie = ans.chan_cookie;
-	} else {
-		fd_close(ans.chan);
-	}
-	return ans.sock;
+	atomic_store(&st->self_families, ans.self_families);
+	atomic_store(&st->self_cookie, ans.self_cookie);
+	return ASK_SELF;
 }
 
 static int stack_ask(struct stack *st, const struct ask *ask, unsigned int flags)
 {
-	struct chan *c = NULL;
+	struct chan *c = chan_serves(ask) ? chan_take(st) : NULL;
+	struct chan once = { .fd = -1, .give = -1 };
 	int ret = CHAN_DEAD;
 
-	if (chan_serves(ask))
-		c = chan_take(st);
-	if (c && c->fd >= 0)
-		ret = chan_ask(c, ask);
-	if (ret == CHAN_DEAD || ret == -ESTALE) {
-		if (c && c->fd >= 0)
-			chan_close(c);
-		ret = stack_ioctl(st, c, ask, flags);
+	if (!c) {
+		ret = stack_ioctl(st, &once, ask, flags);
+		chan_close(&once);
+		return ret;
 	}
-	if (c)
-		chan_put(st, c);
+	if (c->fd >= 0)
+		ret = chan_ask(c, ask);
+	if (ret == CHAN_DEAD || ret == -ESTALE)
+		ret = stack_ioctl(st, c, ask, flags);
+	chan_put(st, c);
 	return ret;
 }
 

@@ -10,10 +10,11 @@ $(TESTDIR)/probe: $(PROBE_DEPS)
 	@mkdir -p $(TESTDIR)
 	$(PROBE_CC) -o $@ $(PROBE_SRCS) test/main.c -ldl -lpthread
 
+# An absolute path: with $ORIGIN a set-user-ID copy would not find it.
 $(TESTDIR)/probe-linked: $(PROBE_DEPS) $(BUILD)/libmsocket.so
 	@mkdir -p $(TESTDIR)
 	$(PROBE_CC) -o $@ $(PROBE_SRCS) test/main.c -L$(BUILD) -lmsocket \
-		-Wl,-rpath,'$$ORIGIN/..' -ldl -lpthread
+		-Wl,-rpath,$(abspath $(BUILD)) -ldl -lpthread
 
 # dlsym in a static program warns that it needs the shared libc: unused here.
 $(TESTDIR)/probe-static: $(PROBE_DEPS)
