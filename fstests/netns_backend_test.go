@@ -114,7 +114,7 @@ func leavesNothing(t *testing.T) {
 	}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	mustDo(t, err)
-	if strings.Contains(string(mounts), "/run/stackfs") {
+	if strings.Contains(string(mounts), "/run/stackfs/test") {
 		t.Errorf("mounts left:\n%s", mounts)
 	}
 	if links := mustRun(t, "ip", "-br", "link", "show", "type", "veth"); links != "" {

@@ -12,9 +12,21 @@ import (
 	"github.com/stackfs/stackfs/stacknode"
 )
 
+// loAddress is set on lo by the kernel when it comes up, and stays when it
+// goes down.
+var loAddress = netip.MustParsePrefix("127.0.0.1/8")
+
 func upDone(sp *space, st, _ *step) (bool, error) {
-	l, err := sp.link(st.Link)
-	return err == nil && l.Attrs().Flags&net.FlagUp != 0, err
+	h, l, err := sp.handleAndLink(st.Link)
+	if err != nil {
+		return false, err
+	}
+	if has, err := hasAddr(h, l, loAddress); err != nil {
+		return false, err
+	} else if has {
+		st.Found.Old = loAddress.String()
+	}
+	return l.Attrs().Flags&net.FlagUp != 0, nil
 }
 
 func upMake(sp *space, st *step) error {
@@ -30,7 +42,10 @@ func upUndo(sp *space, st *step) error {
 	if err == nil {
 		err = h.LinkSetDown(l)
 	}
-	return unless(err, unix.ENODEV)
+	if err == nil && st.Found.Old == "" {
+		err = h.AddrDel(l, &netlink.Addr{IPNet: ipNet(loAddress)})
+	}
+	return unless(err, unix.ENODEV, unix.EADDRNOTAVAIL)
 }
 
 func addrDone(sp *space, st, _ *step) (bool, error) {

@@ -65,7 +65,7 @@ func (j *journal) put(st step) error {
 		return nil
 	}
 	if at := j.find(st); at != nil {
-		st.Found = at.Found // Old is what was there before our first time
+		st.Found = at.Found
 		*at = st
 	} else {
 		j.Steps = append(j.Steps, st)
@@ -73,10 +73,11 @@ func (j *journal) put(st step) error {
 	return j.save()
 }
 
-// update writes down what doing st has found, if st is ours.
+// update writes down which links an uplink of ours has. What other steps
+// have found is how it was before their first time, and stays.
 func (j *journal) update(st step) error {
 	at := j.find(st)
-	if at == nil || st.Op == opSysctl || at.Found == st.Found {
+	if at == nil || st.Op != opUplink || at.Found == st.Found {
 		return nil
 	}
 	at.Found = st.Found

@@ -50,11 +50,15 @@ func openNS(path string) (*os.File, stacknode.NSID, error) {
 	if err != nil {
 		return nil, id, &fs.PathError{Op: "open", Path: path, Err: errnoOf(err)}
 	}
+	defer f.Close()
 	if err := checkNetns(f); err != nil {
-		f.Close()
 		return nil, id, fmt.Errorf("%s: %w", path, err)
 	}
-	return f, id, nil
+	bare, err := withoutMount(f)
+	if err != nil {
+		return nil, id, fmt.Errorf("%s: %w", path, err)
+	}
+	return bare, id, nil
 }
 
 // lookNS opens path without opening what is there (O_PATH), which is good

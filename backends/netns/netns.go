@@ -58,6 +58,7 @@ var (
 	_ stacknode.Backend       = (*Netns)(nil)
 	_ stacknode.ChannelServer = (*Netns)(nil)
 	_ stacknode.RunServer     = (*Netns)(nil)
+	_ stacknode.Drainer       = (*Netns)(nil)
 	_ stacknode.NetNamespace  = (*Netns)(nil)
 	_ stacknode.Busier        = (*Netns)(nil)
 	_ stacknode.Describer     = (*Netns)(nil)
@@ -158,6 +159,9 @@ func (n *Netns) ServeChannel(conn *os.File, caller *stacknode.Caller, release fu
 
 // ServeRun implements stacknode.RunServer.
 func (n *Netns) ServeRun(run *stacknode.Run) error { return n.w.ServeRun(run) }
+
+// Drain implements stacknode.Drainer.
+func (n *Netns) Drain(on bool) { n.w.Drain(on) }
 
 // Families implements stacknode.Backend.
 func (n *Netns) Families() stacknode.FamilySet { return stacknode.InternetFamilies }

@@ -26,19 +26,20 @@ const (
 	tcpNewSynRecv = 12
 )
 
-// tcpOrphans returns how many TCP connections of the calling thread's
-// namespace are in the hands of the kernel alone: closed by their owner and
-// not finished, or not accepted yet (those go with their listener). The
-// number "orphan" of sockstat is that of the whole machine.
-func tcpOrphans() (int, error) {
+// openDiag returns a sock_diag socket of the calling thread's namespace.
+func openDiag() (int, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_INET_DIAG)
-	if err != nil {
-		return 0, os.NewSyscallError("socket", err)
-	}
-	defer unix.Close(fd)
+	return fd, os.NewSyscallError("socket", err)
+}
+
+// tcpOrphans returns how many TCP connections of diag's namespace are in
+// the hands of the kernel alone: closed by their owner and not finished, or
+// not accepted yet (those go with their listener). The number "orphan" of
+// sockstat is that of the whole machine.
+func tcpOrphans(diag int) (int, error) {
 	total := 0
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		n, err := dumpOrphans(fd, family)
+		n, err := dumpOrphans(diag, family)
 		if errors.Is(err, unix.ENOENT) {
 			continue // no tcp_diag or no IPv6: every socket counts
 		}
