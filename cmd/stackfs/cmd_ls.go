@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -67,31 +68,41 @@ func (e env) collect(ctx context.Context, args []string) ([]*stackInfo, error) {
 
 // lsRows makes the table; stacks of several mounts are listed by path.
 func (e env) lsRows(list []*stackInfo) [][]cell {
-	several := false
+	several, sockets := false, false
 	for _, s := range list {
 		several = several || s.dir != list[0].dir
+		sockets = sockets || s.get("sockets") != ""
 	}
 	paint := e.painter(e.stdout)
-	header := plain("NAME", "KIND", "STATE", "MODE", "OWNER", "GROUP", "SOCKETS", "NETNS")
-	for i := range header {
-		header[i].paint = paint.bold
-	}
-	rows := [][]cell{header}
+	rows := [][]cell{plain("NAME", "KIND", "STATE", "MODE", "OWNER", "GROUP", "NETNS")}
 	for _, s := range list {
 		name := s.name
 		if several {
 			name = s.path()
 		}
-		netns := s.get("netns_name")
-		if netns == "" {
-			netns = s.get("netns")
-		}
-		row := plain(name, dash(s.get("kind")), dash(s.get("state")), s.octal(),
-			s.owner(), s.group(), dash(s.get("sockets")), dash(netns))
+		row := plain(name, dash(s.get("kind")), dash(s.get("state")), s.octal(), s.owner(), s.group(), dash(s.netns()))
 		row[2].paint = stateColour(paint, s.get("state"))
+		if sockets {
+			row = append(row, cell{text: dash(s.get("sockets"))})
+		}
 		rows = append(rows, row)
 	}
+	if sockets {
+		rows[0] = append(rows[0], cell{text: "SOCKETS"})
+	}
+	for i := range rows[0] {
+		rows[0][i].paint = paint.bold
+	}
 	return rows
+}
+
+// netns returns the name of the stack's namespace, or its inode as lsns(8)
+// lists it.
+func (s *stackInfo) netns() string {
+	if name, ok := strings.CutPrefix(s.get("namespace"), "name "); ok {
+		return name
+	}
+	return s.get("netns")
 }
 
 func dash(s string) string {

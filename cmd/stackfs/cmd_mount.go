@@ -38,13 +38,16 @@ Without -c the configuration is ` + defaultConfig + ` if that exists. Options of
   ro                    refuse every change made through the mount
   nodev                 devices of DIR (tun) stay visible but do not open`
 
+// mountFlags are the flags of mount as they are given.
+type mountFlags struct {
+	mountOptions
+	config string
+	lists  []string // of -o
+}
+
 // newMountCmd parses the flags of mount and hands them to serveMount.
 func newMountCmd(e env) *cobra.Command {
-	var (
-		opts   mountOptions
-		config string
-		list   []string
-	)
+	var flags mountFlags
 	c := &cobra.Command{
 		Use:   "mount [flags] DIR",
 		Short: "Mount a tree of stacks and serve it",
@@ -56,31 +59,37 @@ func newMountCmd(e env) *cobra.Command {
 		DisableFlagsInUseLine: true,
 		ValidArgsFunction:     completeDirs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			opts := opts
-			opts.Dir = args[0]
-			opts.Config, opts.Optional = e.config, true
-			if config != "" {
-				opts.setConfig(config)
-			}
-			for _, o := range list {
-				if err := opts.apply(o, false); err != nil {
-					return usage(c, err)
-				}
-			}
-			if err := opts.absolute(); err != nil {
-				return err
+			opts, err := flags.resolve(e, args[0])
+			if err != nil {
+				return usage(c, err)
 			}
 			return serveMount(c.Context(), e, opts)
 		},
 	}
 	f := c.Flags()
 	f.SortFlags = false
-	f.BoolVarP(&opts.Foreground, "foreground", "f", false, "stay in the foreground, log to stderr")
-	f.StringVarP(&config, "config", "c", "", "configuration `FILE`; none goes without (default "+defaultConfig+" if it exists)")
-	f.StringArrayVarP(&list, "options", "o", nil, "`OPTIONS` of mount(8), separated by commas")
-	f.StringVar(&opts.Log, "log", "", "log to `FILE`")
-	f.BoolVarP(&opts.Verbose, "verbose", "v", false, "log each request")
+	f.BoolVarP(&flags.Foreground, "foreground", "f", false, "stay in the foreground, log to stderr")
+	f.StringVarP(&flags.config, "config", "c", "", "configuration `FILE`; none goes without (default "+defaultConfig+" if it exists)")
+	f.StringArrayVarP(&flags.lists, "options", "o", nil, "`OPTIONS` of mount(8), separated by commas")
+	f.StringVar(&flags.Log, "log", "", "log to `FILE`")
+	f.BoolVarP(&flags.Verbose, "verbose", "v", false, "log each request")
 	return c
+}
+
+// resolve makes one thing of the flags; dir is where to mount.
+func (f mountFlags) resolve(e env, dir string) (mountOptions, error) {
+	opts := f.mountOptions
+	opts.Dir = dir
+	opts.Config, opts.Optional = e.config, true
+	if f.config != "" {
+		opts.setConfig(f.config)
+	}
+	for _, list := range f.lists {
+		if err := opts.apply(list, false); err != nil {
+			return opts, err
+		}
+	}
+	return opts, opts.absolute()
 }
 
 // setConfig takes the name of a configuration as the user gave it.

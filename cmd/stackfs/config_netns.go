@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"net/netip"
 	"path/filepath"
@@ -22,13 +23,6 @@ func (s *source) netns(key string, f fileStack) stacknode.NetnsSpec {
 	case existing == "" && !made:
 		s.bad(key+".create", "is false, but none of netns, pid and path names a namespace")
 	}
-	if existing != "" {
-		s.onlyKeys(key, []string{
-			"backend", "mode", "owner", "group", "grant", "foreign", // foreign was complained about
-			"netns", "pid", "path", "create", "resolv_conf",
-		}, f, "is only for a namespace that is made with the stack, not with "+existing)
-	}
-
 	hasUplink := f.Uplink != nil
 	if hasUplink {
 		n.Uplink = s.uplink(key+".uplink", *f.Uplink)
@@ -42,6 +36,9 @@ func (s *source) netns(key string, f fileStack) stacknode.NetnsSpec {
 		n.Routes = append(n.Routes, route)
 	}
 	n.LoDown = f.Lo != nil && !*f.Lo
+	if n.LoDown && !hasUplink && len(n.Addresses) > 0 {
+		s.bad(key+".addresses", "without an uplink they are set on lo, which lo = false leaves down")
+	}
 	n.NoMPTCP = f.MPTCP != nil && !*f.MPTCP
 	if f.ResolvConf != nil {
 		n.ResolvConf = *f.ResolvConf
@@ -91,23 +88,46 @@ func (s *source) existing(key string, f fileStack, n *stacknode.NetnsSpec) strin
 // sysctl checks the names of kernel settings. Only those below net belong
 // to a network namespace; anything else would be the host's.
 func (s *source) sysctl(key string, f sysctls, n *stacknode.NetnsSpec) {
-	for name, value := range f {
-		words := strings.FieldsFunc(name, func(r rune) bool { return r == '.' || r == '/' })
+	paths := map[string]string{}
+	if n.NoMPTCP {
+		paths["net/mptcp/enabled"] = "mptcp = false"
+	}
+	for _, name := range slices.Sorted(maps.Keys(f)) {
 		at := key + "." + name
 		if s.index[at] == 0 {
 			at = joinKey(key, name)
 		}
-		clean := !strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r >= 0x7f })
+		path, ok := sysctlPath(name)
 		switch {
-		case len(words) < 3 || words[0] != "net" || !clean || slices.Contains(strings.Split(name, "/"), ".."):
+		case !ok:
 			s.bad(at, "is no setting of a network namespace (net.ipv4.ip_forward is one)")
-		case strings.ContainsAny(value, "\n\x00"):
+		case strings.ContainsAny(f[name], "\n\x00"):
 			s.bad(at, "has a value of more than one line")
+		case paths[path] != "":
+			s.bad(at, "is set already, by %s", paths[path])
 		}
+		paths[path] = name
 	}
 	if len(f) > 0 {
 		n.Sysctl = f
 	}
+}
+
+// sysctlPath returns the path below /proc/sys of a name in either notation
+// of sysctl(8): the first separator says whether dots or slashes separate,
+// and the other one then stands for a dot in the name of a link.
+func sysctlPath(name string) (path string, ok bool) {
+	path = name
+	if i := strings.IndexAny(name, "./"); i >= 0 && name[i] == '.' {
+		path = strings.NewReplacer(".", "/", "/", ".").Replace(name)
+	}
+	words := strings.Split(path, "/")
+	for _, w := range words {
+		if w == "" || w == "." || w == ".." || strings.ContainsFunc(w, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
+			return "", false
+		}
+	}
+	return path, len(words) > 2 && words[0] == "net"
 }
 
 // prefixes reads addresses with their prefix lengths.

@@ -77,11 +77,12 @@ func (s *source) uplink(key string, f fileUplink) *stacknode.Uplink {
 	return u
 }
 
-// checkLinkName follows dev_valid_name of the kernel.
+// checkLinkName follows dev_valid_name of the kernel, and refuses the %
+// that the kernel would replace by a number.
 func checkLinkName(name string) error {
 	if name == "" || len(name) > maxLinkName || name == "." || name == ".." ||
-		strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r == '/' || r == ':' || r == 0x7f }) {
-		return fmt.Errorf("%q is no name for a link (1 to %d bytes, no slash, colon or space)", name, maxLinkName)
+		strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || strings.ContainsRune("/:%\x7f", r) }) {
+		return fmt.Errorf("%q is no name for a link (1 to %d bytes, no slash, colon, percent or space)", name, maxLinkName)
 	}
 	return nil
 }

@@ -34,12 +34,16 @@ func (e env) order(ctx context.Context, m mountPoint, line string) (string, erro
 		return "", errors.New("an order is one line")
 	}
 	return within(ctx, ctlPatience*e.patience, func() (string, error) {
-		return orderNow(filepath.Join(m.dir, stacknode.NameCtl), line)
+		return e.orderNow(filepath.Join(m.dir, stacknode.NameCtl), line)
 	})
 }
 
-func orderNow(path, line string) (string, error) {
-	f, err := openMountFile(path, unix.O_RDWR)
+func openCtl(path string) (io.ReadWriteCloser, error) {
+	return openMountFile(path, unix.O_RDWR)
+}
+
+func (e env) orderNow(path, line string) (string, error) {
+	f, err := e.openCtl(path)
 	if err != nil {
 		return "", err
 	}

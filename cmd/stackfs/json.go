@@ -10,14 +10,14 @@ import (
 
 // textKeys are the values of a status file that are text even if they look
 // like numbers.
-const textKeys = " name kind state origin mode owner group netns_name created "
+const textKeys = " name kind state origin mode owner group namespace netns_name created "
 
 // jsonStack makes the JSON object of a stack, which stackfs(8) describes:
 // the keys of the file status, those below, numbers as numbers.
 func jsonStack(s *stackInfo) map[string]any {
 	object := map[string]any{}
 	for _, l := range s.lines {
-		if l.Key != "" {
+		if _, twice := object[l.Key]; l.Key != "" && !twice {
 			object[l.Key] = jsonValue(l.Key, l.Value)
 		}
 	}

@@ -25,12 +25,13 @@ type env struct {
 	getenv         func(string) string
 	isTerminal     func(io.Writer) bool
 
-	euid      int
 	users     userLookup
-	mountinfo string                 // the file that lists the mounts: proc(5)
-	config    string                 // the configuration that mount and check take unasked
-	patience  time.Duration          // how long a daemon may take to answer a read
-	detach    func(dir string) error // umount2(2) of a mount without daemon
+	mountinfo string        // the file that lists the mounts: proc(5)
+	config    string        // the configuration that mount and check take unasked
+	patience  time.Duration // how long a daemon may take to answer a read
+
+	openCtl func(path string) (io.ReadWriteCloser, error) // the file ctl of a mount
+	detach  func(dir string) error                        // umount2(2) of a mount without daemon
 }
 
 func init() {
@@ -49,11 +50,11 @@ func processEnv() env {
 		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
 		getenv:     os.Getenv,
 		isTerminal: isTerminal,
-		euid:       os.Geteuid(),
 		users:      systemUsers{},
 		mountinfo:  "/proc/self/mountinfo",
 		config:     defaultConfig,
 		patience:   5 * time.Second,
+		openCtl:    openCtl,
 		detach:     detachMount,
 	}
 }
