@@ -71,6 +71,12 @@ func run(ctx context.Context, e env, args []string) int {
 	if len(args) == 0 {
 		args = []string{"stackfs"}
 	}
+	switch {
+	case args[0] == argvServe && len(args) == 2:
+		return serveInBackground(e, args[1])
+	case args[0] == argvKeeper && len(args) == 2:
+		return keepMain(e, args[1])
+	}
 	if isMountHelper(args[0]) {
 		return e.report(runMountHelper(ctx, e, args))
 	}

@@ -1,0 +1,72 @@
+package main
+
+import (
+	"fmt"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// A capability that a process of ours keeps, and why. README.md has the
+// same list for its readers; a test compares them with what is in force.
+type capability struct {
+	number int
+	name   string
+	reason string
+}
+
+// daemonCaps are those of the daemon, in every thread.
+var daemonCaps = []capability{
+	{unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN", "enter and make network namespaces, mount and unmount"},
+	{unix.CAP_NET_ADMIN, "CAP_NET_ADMIN", "links, addresses, routes and sysctls of stacks; netlink sockets of callers who have it"},
+	{unix.CAP_NET_RAW, "CAP_NET_RAW", "raw and packet sockets for callers who may have them"},
+	{unix.CAP_SYS_PTRACE, "CAP_SYS_PTRACE", "fetch a caller's reply socket, look at its namespaces"},
+	{unix.CAP_SETUID, "CAP_SETUID", "make a socket with the caller's uid"},
+	{unix.CAP_SETGID, "CAP_SETGID", "make a socket with the caller's groups"},
+	{unix.CAP_DAC_OVERRIDE, "CAP_DAC_OVERRIDE", "pass on files of the directory mounted over"},
+	{unix.CAP_CHOWN, "CAP_CHOWN", "pass on chown to a device of the directory mounted over"},
+	{unix.CAP_FOWNER, "CAP_FOWNER", "pass on chmod to a device of the directory mounted over"},
+}
+
+// keeperCaps are those of the keeper.
+var keeperCaps = []capability{
+	{unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN", "detach the mount of a daemon that died"},
+}
+
+// dropCapabilities leaves every thread of the process no capability but
+// keep, and none that a program could get back by exec.
+func dropCapabilities(keep []capability) error {
+	var mask uint64
+	for _, c := range keep {
+		mask |= 1 << c.number
+	}
+	for c := 0; c <= unix.CAP_LAST_CAP; c++ {
+		if mask&(1<<c) != 0 {
+			continue
+		}
+		_, _, e := syscall.AllThreadsSyscall(syscall.SYS_PRCTL, unix.PR_CAPBSET_DROP, uintptr(c), 0)
+		// EINVAL: the kernel does not have that one.
+		if e != 0 && e != syscall.EINVAL {
+			return fmt.Errorf("drop capability %d from the bounding set: %w", c, e)
+		}
+	}
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var have, data [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &have[0]); err != nil {
+		return fmt.Errorf("capget: %w", err)
+	}
+	for i := range data {
+		data[i].Permitted = have[i].Permitted & uint32(mask>>(32*i))
+		data[i].Effective = data[i].Permitted
+	}
+	_, _, e := syscall.AllThreadsSyscall(syscall.SYS_CAPSET, uintptr(unsafe.Pointer(&hdr)), uintptr(unsafe.Pointer(&data[0])), 0)
+	if e != 0 {
+		return fmt.Errorf("capset: %w", e)
+	}
+	_, _, e = syscall.AllThreadsSyscall6(syscall.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0, 0)
+	if e != 0 && e != syscall.EINVAL {
+		return fmt.Errorf("clear the ambient set: %w", e)
+	}
+	return nil
+}

@@ -1,0 +1,47 @@
+package main
+
+import (
+	"log/slog"
+	"log/syslog"
+	"os"
+	"os/exec"
+	"syscall"
+
+	"github.com/stackfs/stackfs/backends/keeper"
+)
+
+// spawnKeeper returns the function that starts the keeper of a mount. It is
+// in a session of its own, so that what ends the daemon does not end it.
+func spawnKeeper(runDir string) func(control, slots *os.File) (func() error, error) {
+	return func(control, slots *os.File) (func() error, error) {
+		cmd := exec.Command("/proc/self/exe")
+		cmd.Args = []string{argvKeeper, runDir}
+		cmd.Dir = "/"
+		cmd.Env = []string{}
+		cmd.ExtraFiles = []*os.File{control, slots}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+		if err := cmd.Start(); err != nil {
+			return nil, err
+		}
+		return cmd.Wait, nil
+	}
+}
+
+// keepMain is the keeper's main function: descriptors 3 and 4 are from the
+// daemon.
+func keepMain(e env, runDir string) int {
+	log := slog.New(slog.DiscardHandler)
+	if w, err := syslog.New(syslog.LOG_DAEMON|syslog.LOG_WARNING, "stackfs-keeper"); err == nil {
+		log = slog.New(slog.NewTextHandler(w, nil))
+	}
+	syscall.CloseOnExec(3)
+	syscall.CloseOnExec(4)
+	err := dropCapabilities(keeperCaps)
+	if err == nil {
+		err = keeper.Main(runDir, os.NewFile(3, "control"), os.NewFile(4, "slots"), log)
+	}
+	if err != nil {
+		log.Error("keeper", "err", err)
+	}
+	return e.report(err)
+}
