@@ -29,8 +29,8 @@ func (t *Table) Ticket(caller *stacknode.Caller, s *stacknode.Stack, families st
 }
 
 // ticket puts the mount namespace of the process that hands in id on the
-// stack that the ticket is for. Returns EAFNOSUPPORT for a ticket that is
-// not good, as any kernel answers that unknown family.
+// stack that the ticket is for. Returns ESRCH for a ticket that is not good;
+// the kernel itself would say EAFNOSUPPORT.
 func (e *entry) ticket(tid int, id uint64) error {
 	p, err := peer.Open(tid)
 	if err != nil {
@@ -50,7 +50,7 @@ func (e *entry) ticket(tid int, id uint64) error {
 	delete(e.t.tickets, id)
 	e.t.mu.Unlock()
 	if !ok || k.pid != st.TGID || time.Now().After(k.expires) {
-		return fmt.Errorf("no such ticket: %w", unix.EAFNOSUPPORT)
+		return fmt.Errorf("no such ticket: %w", unix.ESRCH)
 	}
 	if err := e.nest(mnt, k.target); err != nil {
 		return err

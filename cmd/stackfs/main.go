@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/mattn/go-isatty"
+
+	"github.com/stackfs/stackfs/stacknode/launch"
 )
 
 // version is the release that this source is or becomes.
@@ -76,6 +78,8 @@ func run(ctx context.Context, e env, args []string) int {
 		return serveInBackground(e, args[1])
 	case args[0] == argvKeeper && len(args) == 2:
 		return keepMain(e, args[1])
+	case args[0] == launch.ArgvInner && len(args) == 2:
+		return runInner(e, args[1])
 	}
 	if isMountHelper(args[0]) {
 		return e.report(runMountHelper(ctx, e, args))

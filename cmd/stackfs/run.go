@@ -2,11 +2,104 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+
+	"github.com/stackfs/stackfs/stacknode"
+	"github.com/stackfs/stackfs/stacknode/launch"
 )
 
-// runProgram runs a program on a stack and returns its exit code.
+// runProgram runs a program on a stack and returns its exit code. With the
+// rights to do so this process becomes the program.
 func runProgram(_ context.Context, e env, opts runOptions) int {
-	e.complain(fmt.Errorf("%s: running a program is not built in", opts.Stack))
-	return exitRunFailed
+	if opts.Supported || opts.Verbose {
+		if err := e.printFamilies(opts); err != nil {
+			return e.runFailed(opts, err)
+		}
+	}
+	if len(opts.Argv) == 0 {
+		return exitOK
+	}
+	path, err := exec.LookPath(opts.Argv[0])
+	if err != nil && !errors.Is(err, exec.ErrDot) {
+		e.complain(fmt.Errorf("%s: %w", opts.Argv[0], plainReason(err)))
+		if errors.Is(err, fs.ErrPermission) {
+			return exitNotRunnable
+		}
+		return exitNoProgram
+	}
+	p := launch.Program{
+		Stack:    opts.Stack,
+		Families: uint64(opts.Families),
+		Path:     path,
+		Argv:     opts.Argv,
+		Env:      os.Environ(),
+		NoFilter: opts.NoSeccomp,
+		NoNames:  opts.NoResolv,
+	}
+	if opts.Preload {
+		if code, err := preload(&p, opts); err != nil {
+			e.complain(err)
+			return code
+		}
+	}
+	code, err := p.Run()
+	if err != nil {
+		return e.runFailed(opts, err)
+	}
+	return code
+}
+
+// runInner continues a run in the user namespace that it needed.
+func runInner(e env, arg string) int {
+	return e.runFailed(runOptions{}, launch.Inner(arg))
+}
+
+// runFailed prints why the program was not started and returns the exit
+// code, as env(1) chooses it.
+func (e env) runFailed(opts runOptions, err error) int {
+	if opts.Stack != "" {
+		err = fmt.Errorf("%s: %w", opts.Stack, err)
+	}
+	e.complain(err)
+	switch {
+	case !errors.Is(err, launch.ErrExec):
+		return exitRunFailed
+	case errors.Is(err, fs.ErrNotExist):
+		return exitNoProgram
+	}
+	return exitNotRunnable
+}
+
+// plainReason is the errno in err, without the names around it.
+func plainReason(err error) error {
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		return errno
+	}
+	if errors.Is(err, exec.ErrNotFound) {
+		return syscall.ENOENT
+	}
+	return err
+}
+
+// printFamilies prints what the stack has (-s) and what is set (-v).
+func (e env) printFamilies(opts runOptions) error {
+	info, err := launch.Info(opts.Stack)
+	if err != nil {
+		return err
+	}
+	has := stacknode.FamilySet(info.Families)
+	if opts.Supported {
+		fmt.Fprintf(e.stdout, "%s\n", strings.Join(has.Names(), "\n"))
+	}
+	if opts.Verbose {
+		fmt.Fprintf(e.stderr, "stackfs: %s: %s\n", opts.Stack, strings.Join((has&opts.Families).Names(), " "))
+	}
+	return nil
 }

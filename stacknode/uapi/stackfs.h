@@ -109,7 +109,8 @@ struct stackfs_msocket {
  * seconds, which the process hands in by calling
  *	socket(STACKFS_RUN_DOMAIN, ticket & 0xffffffff, ticket >> 32)
  * From then on (the call returned 0) it and its children are on this stack.
- * EAFNOSUPPORT from that call: the filter above is not ours.
+ * ESRCH from that call: the ticket is not good (0 never is); EAFNOSUPPORT:
+ * there is no supervisor of stackfs above.
  *
  * EBADF: listener_fd is not open. EINVAL: it is no seccomp listener, or no
  * families. EACCES: as STACKFS_IOC_MSOCKET. EMFILE: too many for this uid.

@@ -1,0 +1,130 @@
+package main
+
+import (
+	"debug/elf"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/stackfs/stackfs/stacknode"
+	"github.com/stackfs/stackfs/stacknode/launch"
+)
+
+// libmsocket is the library that is loaded in front of the filter.
+const libmsocket = "libmsocket.so.0"
+
+// libraryDirs are searched after the directories that belong to the
+// program itself.
+var libraryDirs = []string{
+	"/usr/local/lib", "/usr/lib", "/usr/lib64",
+	"/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib/i386-linux-gnu",
+}
+
+// preload sets the environment by which libmsocket gives the program the
+// stack's sockets. The code is for an error.
+func preload(p *launch.Program, opts runOptions) (code int, err error) {
+	if opts.NoSeccomp {
+		if err := preloadable(p.Path); err != nil {
+			return exitNotRunnable, fmt.Errorf("%s: %w (without --no-seccomp it can run)", p.Path, err)
+		}
+	}
+	lib, err := findLibrary()
+	if err != nil {
+		return exitRunFailed, err
+	}
+	info, err := launch.Info(opts.Stack)
+	if err != nil {
+		return exitRunFailed, fmt.Errorf("%s: %w", opts.Stack, err)
+	}
+	set := stacknode.FamilySet(info.Families) & opts.Families
+	if opts.NoSeccomp {
+		// What the stack lacks is to fail, not to be the host's.
+		set = opts.Families & stacknode.InternetFamilies
+	}
+	var defaults []string
+	for family := range 64 {
+		if set.Has(family) {
+			defaults = append(defaults, fmt.Sprintf("%d=%s", family, escapePath(opts.Stack)))
+		}
+	}
+	p.Env = setEnv(p.Env, "STACKFS_DEFAULT", strings.Join(defaults, ","))
+	if old := getEnv(p.Env, "LD_PRELOAD"); old != "" {
+		lib += ":" + old
+	}
+	p.Env = setEnv(p.Env, "LD_PRELOAD", lib)
+	return 0, nil
+}
+
+// preloadable returns an error for a program that the dynamic linker will
+// not load a library into.
+func preloadable(path string) error {
+	st, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if st.Mode()&(fs.ModeSetuid|fs.ModeSetgid) != 0 {
+		return fmt.Errorf("a set-id program takes no preloaded library: %w", syscall.EACCES)
+	}
+	f, err := elf.Open(path)
+	if err != nil {
+		return nil // a script: its interpreter is looked at when it is executed
+	}
+	defer f.Close()
+	for _, p := range f.Progs {
+		if p.Type == elf.PT_INTERP {
+			return nil
+		}
+	}
+	return fmt.Errorf("a static program takes no preloaded library: %w", syscall.EACCES)
+}
+
+func findLibrary() (string, error) {
+	var dirs []string
+	if exe, err := os.Executable(); err == nil {
+		dir := filepath.Dir(exe)
+		dirs = append(dirs, dir, filepath.Join(dir, "..", "lib"))
+	}
+	for _, dir := range append(dirs, libraryDirs...) {
+		path := filepath.Join(dir, libmsocket)
+		if st, err := os.Stat(path); err == nil && st.Mode().IsRegular() {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("%s is not installed (without --preload it is not needed): %w", libmsocket, syscall.ENOENT)
+}
+
+// escapePath writes a path as STACKFS_DEFAULT has it; msocket(3).
+func escapePath(path string) string {
+	var b strings.Builder
+	for i := 0; i < len(path); i++ {
+		if c := path[i]; c <= ' ' || c == ',' || c == '%' || c == 0x7f {
+			fmt.Fprintf(&b, "%%%02X", c)
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
+}
+
+func getEnv(env []string, key string) string {
+	value := ""
+	for _, e := range env {
+		if v, ok := strings.CutPrefix(e, key+"="); ok {
+			value = v
+		}
+	}
+	return value
+}
+
+func setEnv(env []string, key, value string) []string {
+	out := make([]string, 0, len(env)+1)
+	for _, e := range env {
+		if !strings.HasPrefix(e, key+"=") {
+			out = append(out, e)
+		}
+	}
+	return append(out, key+"="+value)
+}

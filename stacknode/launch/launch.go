@@ -1,0 +1,290 @@
+package launch
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/stackfs/stackfs/stacknode/uapi"
+)
+
+// EnvRun is set in the environment of the program, to the path of its
+// stack.
+const EnvRun = "STACKFS_RUN"
+
+// ArgvInner is the name under which the calling program is started again,
+// with one argument, when it has to enter a user namespace. It is to call
+// [Inner] then.
+const ArgvInner = "stackfs-run"
+
+// A Program is what to start, and where.
+type Program struct {
+	Stack    string // absolute path of the node
+	Families uint64 // address families that go to the stack, bit n for family n
+	Path     string // the file to execute
+	Argv     []string
+	Env      []string `json:"-"`
+	NoFilter bool     // the environment has what catches the sockets
+	NoNames  bool     // names resolve as without us
+}
+
+// An Error says which step failed and what can be done about it.
+type Error struct {
+	Op   string
+	Hint string // may be empty
+	Err  error
+}
+
+func (e *Error) Error() string {
+	s := e.Op + ": " + e.Err.Error()
+	if e.Hint != "" {
+		s += " (" + e.Hint + ")"
+	}
+	return s
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// ErrExec is wrapped by errors that mean that the program is there but
+// could not be executed.
+var ErrExec = errors.New("exec")
+
+// Info asks the node at path what it is. Returns ENOTSUP if it is no stack.
+func Info(path string) (uapi.Info, error) {
+	var info uapi.Info
+	node, err := openNode(path)
+	if err != nil {
+		return info, err
+	}
+	defer node.Close()
+	return nodeInfo(node)
+}
+
+func openNode(path string) (*os.File, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	switch {
+	case errors.Is(err, unix.ENOTDIR):
+		err = unix.ENOTSUP
+	case errors.Is(err, unix.ENOTCONN), errors.Is(err, unix.ECONNABORTED):
+		err = unix.ENODEV
+	}
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+func nodeInfo(node *os.File) (uapi.Info, error) {
+	var info uapi.Info
+	arg := make([]byte, uapi.SizeVersion)
+	err := ioctl(node, uapi.IocVersion, arg)
+	var v uapi.Version
+	if err == nil {
+		err = v.UnmarshalBinary(arg)
+	}
+	if err == nil && v.Major != uapi.ABIMajor {
+		err = fmt.Errorf("the daemon speaks version %d of the ABI, this program %d: %w", v.Major, uapi.ABIMajor, unix.EPROTO)
+	}
+	if err == nil {
+		arg = make([]byte, uapi.SizeInfo)
+		err = ioctl(node, uapi.IocInfo, arg)
+	}
+	switch {
+	case errors.Is(err, unix.ENOTTY), errors.Is(err, unix.EINVAL):
+		err = unix.ENOTSUP
+	case errors.Is(err, unix.ENOTCONN), errors.Is(err, unix.ECONNABORTED):
+		err = unix.ENODEV
+	}
+	if err != nil {
+		return info, &os.PathError{Op: "ask", Path: node.Name(), Err: err}
+	}
+	return info, info.UnmarshalBinary(arg)
+}
+
+// Run starts the program. Where it can, it replaces the calling process and
+// does not return; else it waits for the program and returns its exit code,
+// and ends by the same signal if that was how it ended. An error means that
+// the program was not started: *Error, or one that wraps ErrExec.
+//
+// Run must be called on the main thread, locked to the goroutine.
+func (p *Program) Run() (code int, err error) {
+	node, err := openNode(p.Stack)
+	if err != nil {
+		return 0, &Error{Op: "open the stack", Err: err, Hint: openHint(err)}
+	}
+	defer node.Close()
+	info, err := nodeInfo(node)
+	if err != nil {
+		return 0, &Error{Op: "open the stack", Err: err, Hint: openHint(err)}
+	}
+	nested := !p.NoFilter && underFilter() && underOurs()
+	job := job{Program: *p, Nested: nested}
+	if !p.NoNames && info.Flags&uapi.InfoSelf == 0 {
+		if job.Files, err = nameFiles(p.Stack); err != nil {
+			return 0, &Error{Op: "name service files of the stack", Err: err}
+		}
+		job.Cover = true
+	}
+	// A run within a run is told from the outer one by its mount namespace.
+	needMounts := job.Cover || nested
+	if needMounts && !canAdmin() {
+		return job.outer(node)
+	}
+	if needMounts {
+		if err := privateMounts(); err != nil {
+			return 0, &Error{Op: "make a mount namespace", Err: err, Hint: namesHint}
+		}
+	}
+	return 0, job.become(node)
+}
+
+const namesHint = "--no-resolv goes without: names may then be resolved by services of the host"
+
+func openHint(err error) string {
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return "stackfs ls shows what there is"
+	case errors.Is(err, unix.EACCES):
+		return "its mode does not let you; root can chmod or chgrp it"
+	case errors.Is(err, unix.ENOTSUP):
+		return "it is no stack of stackfs"
+	case errors.Is(err, unix.ENODEV):
+		return "its daemon is gone; stackfs mount takes the mount over"
+	}
+	return ""
+}
+
+// A job is a Program with what was found out for it.
+type job struct {
+	Program
+	Nested bool
+	Cover  bool // cover Files over /etc and hide name services
+	Files  map[string][]byte
+	Node   int // descriptor of the node, for the inner process
+	inner  bool
+}
+
+// become prepares the calling process and makes it the program. The order
+// matters: what needs files and rights comes before the filter.
+func (j *job) become(node *os.File) error {
+	if j.Cover {
+		if err := coverNames(j.Files); err != nil {
+			return &Error{Op: "name resolution", Err: err, Hint: namesHint}
+		}
+	}
+	if !j.NoFilter {
+		if err := j.enter(node); err != nil {
+			return err
+		}
+	}
+	env := append(j.Env[:len(j.Env):len(j.Env)], EnvRun+"="+j.Stack)
+	if j.NoFilter {
+		env = j.Env
+	}
+	if j.inner {
+		if err := dropAll(); err != nil {
+			return &Error{Op: "give up capabilities", Err: err}
+		}
+	}
+	err := syscall.Exec(j.Path, j.Argv, env)
+	return fmt.Errorf("%w %s: %w", ErrExec, j.Path, err)
+}
+
+// enter puts the process on the stack, for good.
+func (j *job) enter(node *os.File) error {
+	runtime.LockOSThread()
+	run := uapi.Run{ListenerFD: -1, Families: j.Families}
+	if j.Nested {
+		return j.joinOuter(node, run)
+	}
+	if !canAdmin() {
+		if err := noNewPrivs(); err != nil {
+			return &Error{Op: "seccomp filter", Err: err}
+		}
+	}
+	prog, err := filter()
+	if err != nil {
+		return &Error{Op: "seccomp filter", Err: err}
+	}
+	listener, err := installFilter(prog)
+	if err != nil {
+		hint := "--preload --no-seccomp goes without"
+		if errors.Is(err, unix.EBUSY) {
+			hint = "another program supervises this one; " + hint
+		}
+		return &Error{Op: "seccomp filter", Err: err, Hint: hint}
+	}
+	defer listener.Close()
+	run.ListenerFD = int32(listener.Fd())
+	if _, err := ioctlRun(node, run); err != nil {
+		return &Error{Op: "join the stack", Err: err, Hint: openHint(err)}
+	}
+	return nil
+}
+
+// underOurs tells whether a supervisor of stackfs is above. Ticket 0 is
+// never good, but only a supervisor says so in another way than the kernel.
+func underOurs() bool { return !errors.Is(handIn(uapi.RunDomain, 0), unix.EAFNOSUPPORT) }
+
+// joinOuter puts the process on the stack where an outer run's listener
+// catches its calls.
+func (j *job) joinOuter(node *os.File, run uapi.Run) error {
+	reply, err := ioctlRun(node, run)
+	if err != nil {
+		return &Error{Op: "join the stack", Err: err, Hint: openHint(err)}
+	}
+	err = handIn(uapi.RunDomain, reply.Ticket)
+	if errors.Is(err, unix.ESRCH) {
+		return &Error{Op: "join the stack from within another run", Err: err, Hint: "the outer run is of another mount"}
+	}
+	if err != nil {
+		return &Error{Op: "join the stack from within another run", Err: err}
+	}
+	return nil
+}
+
+func ioctlRun(node *os.File, run uapi.Run) (uapi.Run, error) {
+	arg, err := run.MarshalBinary()
+	if err != nil {
+		return run, err
+	}
+	if err := ioctl(node, uapi.IocRun, arg); err != nil {
+		return run, err
+	}
+	return run, run.UnmarshalBinary(arg)
+}
+
+// Inner continues in the user namespace what [Program.Run] began; arg is
+// the argument that the process was started with. It returns only if it
+// fails.
+func Inner(arg string) error {
+	fail := func(err error) error { return &Error{Op: "continue in the user namespace", Err: err} }
+	fd, err := strconv.Atoi(arg)
+	if err != nil {
+		return fail(err)
+	}
+	unix.CloseOnExec(fd)
+	var j job
+	f := os.NewFile(uintptr(fd), "job")
+	err = json.NewDecoder(io.NewSectionReader(f, 0, maxJob)).Decode(&j)
+	f.Close()
+	if err != nil {
+		return fail(err)
+	}
+	j.Env, j.inner = os.Environ(), true
+	unix.CloseOnExec(j.Node)
+	node := os.NewFile(uintptr(j.Node), j.Stack)
+	if err := slaveMounts(); err != nil {
+		return &Error{Op: "make a mount namespace", Err: err, Hint: namesHint}
+	}
+	return j.become(node)
+}
+
+const maxJob = 64 << 20 // bytes
