@@ -18,7 +18,7 @@ func newLsCmd(e env) *cobra.Command {
 		Long: `List the stacks of the mount on DIR, without DIR those of every mount. A stack
 that you may not enter is listed with its mode and its owner alone.`,
 		Example: `  stackfs ls
-  stackfs ls --json /dev/net | jq -r '.[] | select(.sockets > 0).path'`,
+  stackfs ls --json /dev/net | jq -r '.[] | select(.kind == "netns").path'`,
 		Args:                  argNames("[DIR]"),
 		DisableFlagsInUseLine: true,
 		ValidArgsFunction:     completeMounts(e),

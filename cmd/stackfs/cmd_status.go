@@ -19,7 +19,7 @@ func newStatusCmd(e env) *cobra.Command {
 the file status of its node.`,
 		Example: `  stackfs status
   stackfs status /dev/net/lab
-  stackfs status --json lab | jq '.[0].sockets'`,
+  stackfs status --json lab | jq '.[0].netns'`,
 		Args:                  argNames("[STACK|DIR]"),
 		DisableFlagsInUseLine: true,
 		ValidArgsFunction:     completeStacks(e, 1),

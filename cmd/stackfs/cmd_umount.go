@@ -21,7 +21,9 @@ func newUmountCmd(e env) *cobra.Command {
 		Short:   "End a mount",
 		Long: `End the mount on DIR and the daemon that serves it. What was made for its
 stacks is removed; while one of them is in use nothing happens (exit code 4).
-A mount whose daemon is gone is detached, and its namespaces stay.`,
+With --force the mount ends all the same: sockets and programs in it go on,
+and what is in use stays for a later mount to adopt. A mount whose daemon is
+gone is detached, and its namespaces stay.`,
 		Example: `  stackfs umount /dev/net
   stackfs umount --keep /dev/net   # a later mount adopts the stacks`,
 		Args:                  argNames("DIR"),
@@ -44,7 +46,7 @@ A mount whose daemon is gone is detached, and its namespaces stay.`,
 	}
 	f := c.Flags()
 	f.SortFlags = false
-	f.BoolVarP(&keep, "keep", "k", false, "keep namespaces that were made, for a later mount to adopt")
+	f.BoolVarP(&keep, "keep", "k", false, "keep every namespace that was made, for a later mount to adopt")
 	f.BoolVarP(&force, "force", "f", false, "also if stacks are in use or the daemon does not answer")
 	return c
 }
@@ -60,7 +62,7 @@ func (e env) umount(ctx context.Context, m mountPoint, line string, force bool) 
 		return nil
 	}
 	if err != nil {
-		return explainOrder(err, m.dir, m, "stackfs umount --keep leaves the stacks behind, --force ends them")
+		return explainOrder(err, m.dir, m, "stackfs umount --keep or --force leaves what is in use to a later mount")
 	}
 	return e.waitGone(ctx, m)
 }
