@@ -43,6 +43,12 @@ func checkZero(b []byte, name string) error {
 	return nil
 }
 
+// A structure travels in both directions. UnmarshalBinary decodes what a
+// caller asks: it returns EINVAL if the size is wrong, a reserved field is
+// not zero or a flag is unknown, so that a later version can give these a
+// meaning. UnmarshalReply decodes what the daemon answers, and checks the
+// size only: a later minor version may answer more.
+
 // MarshalBinary encodes v.
 func (v *Version) MarshalBinary() ([]byte, error) {
 	b := make([]byte, 0, SizeVersion)
@@ -52,8 +58,16 @@ func (v *Version) MarshalBinary() ([]byte, error) {
 	return b[:SizeVersion], nil
 }
 
-// UnmarshalBinary decodes v.
+// UnmarshalBinary decodes a request.
 func (v *Version) UnmarshalBinary(b []byte) error {
+	if err := v.UnmarshalReply(b); err != nil {
+		return err
+	}
+	return checkZero(b[16:], "stackfs_version")
+}
+
+// UnmarshalReply decodes an answer.
+func (v *Version) UnmarshalReply(b []byte) error {
 	if err := checkSize(b, SizeVersion, "stackfs_version"); err != nil {
 		return err
 	}
@@ -72,8 +86,16 @@ func (i *Info) MarshalBinary() ([]byte, error) {
 	return b[:SizeInfo], nil
 }
 
-// UnmarshalBinary decodes i.
+// UnmarshalBinary decodes a request.
 func (i *Info) UnmarshalBinary(b []byte) error {
+	if err := i.UnmarshalReply(b); err != nil {
+		return err
+	}
+	return checkZero(b[88:], "stackfs_info")
+}
+
+// UnmarshalReply decodes an answer.
+func (i *Info) UnmarshalReply(b []byte) error {
 	if err := checkSize(b, SizeInfo, "stackfs_info"); err != nil {
 		return err
 	}
@@ -96,9 +118,19 @@ func (m *Msocket) MarshalBinary() ([]byte, error) {
 	return b[:SizeMsocket], nil
 }
 
-// UnmarshalBinary decodes m. Returns EINVAL if a reserved field is not zero
-// or a flag is unknown.
+// UnmarshalBinary decodes a request.
 func (m *Msocket) UnmarshalBinary(b []byte) error {
+	if err := m.UnmarshalReply(b); err != nil {
+		return err
+	}
+	if m.Flags&^MsocketMake != 0 {
+		return fmt.Errorf("stackfs_msocket: unknown flags %#x: %w", m.Flags, syscall.EINVAL)
+	}
+	return checkZero(b[32:], "stackfs_msocket")
+}
+
+// UnmarshalReply decodes an answer.
+func (m *Msocket) UnmarshalReply(b []byte) error {
 	if err := checkSize(b, SizeMsocket, "stackfs_msocket"); err != nil {
 		return err
 	}
@@ -106,10 +138,7 @@ func (m *Msocket) UnmarshalBinary(b []byte) error {
 	m.Protocol, m.Flags = int32(native.Uint32(b[8:])), native.Uint32(b[12:])
 	m.ReplyCookie = native.Uint64(b[16:])
 	m.ReplyFD, m.Result = int32(native.Uint32(b[24:])), native.Uint32(b[28:])
-	if m.Flags&^MsocketMake != 0 {
-		return fmt.Errorf("stackfs_msocket: unknown flags %#x: %w", m.Flags, syscall.EINVAL)
-	}
-	return checkZero(b[32:], "stackfs_msocket")
+	return nil
 }
 
 // MarshalBinary encodes r.
@@ -122,18 +151,25 @@ func (r *Run) MarshalBinary() ([]byte, error) {
 	return b[:SizeRun], nil
 }
 
-// UnmarshalBinary decodes r. Returns EINVAL if a reserved field is not zero
-// or a flag is unknown.
+// UnmarshalBinary decodes a request.
 func (r *Run) UnmarshalBinary(b []byte) error {
+	if err := r.UnmarshalReply(b); err != nil {
+		return err
+	}
+	if r.Flags != 0 {
+		return fmt.Errorf("stackfs_run: unknown flags %#x: %w", r.Flags, syscall.EINVAL)
+	}
+	return checkZero(b[24:], "stackfs_run")
+}
+
+// UnmarshalReply decodes an answer.
+func (r *Run) UnmarshalReply(b []byte) error {
 	if err := checkSize(b, SizeRun, "stackfs_run"); err != nil {
 		return err
 	}
 	r.ListenerFD, r.Flags = int32(native.Uint32(b)), native.Uint32(b[4:])
 	r.Families, r.Ticket = native.Uint64(b[8:]), native.Uint64(b[16:])
-	if r.Flags != 0 {
-		return fmt.Errorf("stackfs_run: unknown flags %#x: %w", r.Flags, syscall.EINVAL)
-	}
-	return checkZero(b[24:], "stackfs_run")
+	return nil
 }
 
 // MarshalBinary encodes r.
@@ -147,6 +183,23 @@ func (r *ChanReq) MarshalBinary() ([]byte, error) {
 	return native.AppendUint32(b, r.Resv), nil
 }
 
+// UnmarshalBinary decodes a request.
+func (r *ChanReq) UnmarshalBinary(b []byte) error {
+	if err := checkSize(b, SizeChanReq, "stackfs_chan_req"); err != nil {
+		return err
+	}
+	r.Seq, r.Flags = native.Uint32(b), native.Uint32(b[4:])
+	r.Domain, r.Type = int32(native.Uint32(b[8:])), int32(native.Uint32(b[12:]))
+	r.Protocol, r.Resv = int32(native.Uint32(b[16:])), native.Uint32(b[20:])
+	if r.Flags != 0 {
+		return fmt.Errorf("stackfs_chan_req: unknown flags %#x: %w", r.Flags, syscall.EINVAL)
+	}
+	if r.Seq == 0 {
+		return fmt.Errorf("stackfs_chan_req: seq is 0: %w", syscall.EINVAL)
+	}
+	return checkZero(b[20:], "stackfs_chan_req")
+}
+
 // MarshalBinary encodes r.
 func (r *ChanRep) MarshalBinary() ([]byte, error) {
 	b := make([]byte, 0, SizeChanRep)
@@ -156,8 +209,8 @@ func (r *ChanRep) MarshalBinary() ([]byte, error) {
 	return native.AppendUint32(b, r.Resv), nil
 }
 
-// UnmarshalBinary decodes r.
-func (r *ChanRep) UnmarshalBinary(b []byte) error {
+// UnmarshalReply decodes an answer.
+func (r *ChanRep) UnmarshalReply(b []byte) error {
 	if err := checkSize(b, SizeChanRep, "stackfs_chan_rep"); err != nil {
 		return err
 	}
