@@ -21,9 +21,9 @@ func (n *stackNode) Ioctl(ctx context.Context, _ fs.FileHandle, cmd uint32, _ ui
 	var err error
 	switch cmd {
 	case uapi.IocVersion:
-		reply, err = (&uapi.Version{Major: uapi.ABIMajor, Minor: uapi.ABIMinor}).MarshalBinary()
+		reply, err = ioctlVersion(in)
 	case uapi.IocInfo:
-		reply, err = n.ioctlInfo(ctx)
+		reply, err = n.ioctlInfo(ctx, in)
 	case uapi.IocMsocket:
 		reply, err = n.ioctlMsocket(ctx, in)
 	case uapi.IocRun:
@@ -67,7 +67,17 @@ var kinds = map[stacknode.Kind]uint32{
 	stacknode.KindFast:   uapi.KindFast,
 }
 
-func (n *stackNode) ioctlInfo(ctx context.Context) ([]byte, error) {
+func ioctlVersion(in []byte) ([]byte, error) {
+	if err := new(uapi.Version).UnmarshalBinary(in); err != nil {
+		return nil, err
+	}
+	return (&uapi.Version{Major: uapi.ABIMajor, Minor: uapi.ABIMinor}).MarshalBinary()
+}
+
+func (n *stackNode) ioctlInfo(ctx context.Context, in []byte) ([]byte, error) {
+	if err := new(uapi.Info).UnmarshalBinary(in); err != nil {
+		return nil, err
+	}
 	s := n.stack
 	if s.State() != stacknode.Up {
 		return nil, stacknode.ErrClosed
