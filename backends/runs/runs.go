@@ -25,6 +25,7 @@ import (
 
 const (
 	runsPerUser    = 256
+	maxRuns        = 4096 // each has a thread
 	ticketLifetime = 10 * time.Second
 )
 
@@ -146,6 +147,10 @@ func (t *Table) serve(e *entry, s *stacknode.Stack) error {
 	if t.closed {
 		t.mu.Unlock()
 		return stacknode.ErrClosed
+	}
+	if len(t.runs) >= maxRuns {
+		t.mu.Unlock()
+		return fmt.Errorf("%d programs are on stacks already: %w", maxRuns, unix.EMFILE)
 	}
 	t.runs[e.run.ID] = e
 	t.mu.Unlock()

@@ -23,15 +23,15 @@ const (
 	roundShare = 8
 )
 
-// A loop is the thread that lives in a worker's namespace. It waits on all
-// open channels and runs of the stack. Ending it ends the thread.
+// A loop is a thread that lives in a worker's namespace. It waits on all
+// open channels of the stack, or on one run. Ending it ends the thread.
 type loop struct {
 	w    *Worker
 	log  *slog.Logger
 	epfd int
 	wake int // eventfd
 
-	channels, runs atomic.Int64
+	channels atomic.Int64
 
 	mu      sync.Mutex // guards the fields below
 	items   map[int32]item
@@ -90,7 +90,10 @@ func (l *loop) thread(started chan<- error) {
 		}
 	}
 	if l.w.cfg.Slots != nil {
-		l.slot = l.w.cfg.Slots.Take()
+		if l.slot = l.w.cfg.Slots.Take(); l.slot == nil {
+			started <- unix.EMFILE
+			return
+		}
 	}
 	started <- nil
 	l.run()
@@ -106,6 +109,9 @@ func (l *loop) thread(started chan<- error) {
 		l.unwatch(fd)
 		it.end(false)
 	}
+	l.mu.Lock()
+	l.closing = true // nobody writes to wake any more
+	l.mu.Unlock()
 	unix.Close(l.wake)
 	unix.Close(l.epfd)
 	close(l.done)
@@ -199,16 +205,24 @@ func (l *loop) mask(fd int, events uint32) {
 
 // close ends the loop and waits until its thread has left.
 func (l *loop) close() error {
-	l.mu.Lock()
-	first := !l.closing
-	l.closing = true
-	l.mu.Unlock()
-	if first {
-		if _, err := unix.Write(l.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0}); err != nil {
-			return fmt.Errorf("wake the thread of the stack: %w", err)
-		}
+	err := l.signalEnd()
+	if err == nil {
+		<-l.done
 	}
-	<-l.done
+	return err
+}
+
+// signalEnd makes the loop end soon.
+func (l *loop) signalEnd() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closing {
+		return nil
+	}
+	l.closing = true
+	if _, err := unix.Write(l.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0}); err != nil {
+		return fmt.Errorf("wake the thread of the stack: %w", err)
+	}
 	return nil
 }
 

@@ -19,43 +19,33 @@ const maxSlow = 8
 
 // A runItem is a run on the loop.
 type runItem struct {
+	l    *loop
 	run  *stacknode.Run
 	fd   int
 	slow atomic.Int32
 }
 
+// addRun makes l, which is new, the loop of run and of nothing else: giving
+// a caller its socket waits until that caller runs, which may be a while if
+// its share of the CPU is used up.
 func (l *loop) addRun(run *stacknode.Run) error {
-	it := &runItem{run: run}
+	it := &runItem{run: run, l: l}
 	if err := control(run.Listener, func(fd int) { it.fd = fd }); err != nil {
 		return err
 	}
-	if l.slot == nil {
-		return unix.EMFILE
-	}
-	l.runs.Add(1)
-	if err := l.add(it.fd, &runOnLoop{it, l}); err != nil {
-		l.runs.Add(-1)
-		return err
-	}
-	return nil
+	return l.add(it.fd, it)
 }
 
-// runOnLoop makes a runItem an item of one loop.
-type runOnLoop struct {
-	*runItem
-	l *loop
-}
+func (r *runItem) user() uint32 { return r.run.UID }
 
-func (r *runOnLoop) user() uint32 { return r.run.UID }
-
-func (r *runOnLoop) end(hup bool) {
-	r.l.runs.Add(-1)
+func (r *runItem) end(hup bool) {
+	r.l.w.runEnded(r.l)
 	r.run.Ended(hup)
 }
 
 // ready takes one call. The notification is received right into a slot that
 // the keeper sees, and the slot is cleared only after the answer.
-func (r *runOnLoop) ready(l *loop, events uint32) bool {
+func (r *runItem) ready(l *loop, events uint32) bool {
 	if events&unix.EPOLLIN == 0 {
 		return events&(unix.EPOLLHUP|unix.EPOLLERR) == 0
 	}
@@ -87,7 +77,7 @@ func (r *runOnLoop) ready(l *loop, events uint32) bool {
 
 // quick answers the calls that the loop's thread can: plain sockets of this
 // stack.
-func (r *runOnLoop) quick(l *loop, n *Notif) bool {
+func (r *runItem) quick(l *loop, n *Notif) bool {
 	domain, typ, proto := int(int32(n.Args[0])), int(int32(n.Args[1])), int(int32(n.Args[2]))
 	if l.w.cfg.OnlySelf || isSocketcall(n) || r.run.Nested() ||
 		!r.run.Families.Has(domain) || !plain(domain, typ, proto) {
@@ -108,34 +98,42 @@ func (r *runOnLoop) quick(l *loop, n *Notif) bool {
 
 // install puts the socket fd into the caller, as the result of its call,
 // and closes it here.
-func (r *runOnLoop) install(n *Notif, fd, typ int) {
+//
+// There is a way to do it in one step, SECCOMP_ADDFD_FLAG_SEND, and it must
+// not be used: when the process that answers is killed, or gets a signal,
+// while the caller has not yet been scheduled, the kernel takes the
+// descriptor back but not the answer, and the caller's socket(2) returns 0
+// (kernel/seccomp.c, seccomp_notify_addfd; seen on 6.18). In two steps the
+// worst is that a killed daemon leaves a socket of the stack open in the
+// caller, whose call fails with ENODEV.
+func (r *runItem) install(n *Notif, fd, typ int) {
 	flags := 0
 	if typ&unix.SOCK_CLOEXEC != 0 {
 		flags = unix.O_CLOEXEC
 	}
-	// One step (SECCOMP_ADDFD_FLAG_SEND, since 5.14): a caller that is
-	// killed gets either both, socket and answer, or none.
-	e := notifAddFD(r.fd, n.ID, fd, flags)
+	number, e := notifAddFD(r.fd, n.ID, fd, flags)
 	unix.Close(fd)
-	if e != 0 && e != unix.ENOENT {
+	if e != 0 {
 		r.answer(n, e) // EMFILE: the caller's own limit
+		return
 	}
+	notifSend(r.fd, n.ID, number, 0, 0)
 }
 
-func (r *runOnLoop) answer(n *Notif, e syscall.Errno) {
-	notifSend(r.fd, n.ID, e, 0)
+func (r *runItem) answer(n *Notif, e syscall.Errno) {
+	notifSend(r.fd, n.ID, 0, e, 0)
 }
 
 // slowly answers a call that needs to look at the caller, on a goroutine of
 // its own.
-func (r *runOnLoop) slowly(s *Slot) {
+func (r *runItem) slowly(s *Slot) {
 	n := &s.Notif
 	fd, typ, err := r.decide(n)
 	switch {
 	case errors.Is(err, errContinue):
-		notifSend(r.fd, n.ID, 0, notifContinue)
+		notifSend(r.fd, n.ID, 0, 0, notifContinue)
 	case errors.Is(err, errNothing):
-		notifSend(r.fd, n.ID, 0, 0)
+		notifSend(r.fd, n.ID, 0, 0, 0)
 	case err != nil:
 		r.answer(n, Errno(err))
 	default:
@@ -155,7 +153,7 @@ var (
 // decide makes the socket that a call is to return. The call may go on in
 // the kernel (errContinue) only if its arguments were in registers: what is
 // in memory can be changed by another thread of the caller.
-func (r *runOnLoop) decide(n *Notif) (fd, typ int, err error) {
+func (r *runItem) decide(n *Notif) (fd, typ int, err error) {
 	tid := int(n.PID)
 	p, err := peer.Open(tid)
 	if err != nil {
@@ -216,7 +214,7 @@ func (r *runOnLoop) decide(n *Notif) (fd, typ int, err error) {
 
 // nested answers a call where the caller may be under an inner run, on
 // another stack than the listener's.
-func (r *runOnLoop) nested(caller *stacknode.Caller, domain, typ, proto int, own func() (int, int, error)) (int, int, error) {
+func (r *runItem) nested(caller *stacknode.Caller, domain, typ, proto int, own func() (int, int, error)) (int, int, error) {
 	stack, families, err := r.run.Route(caller.TID)
 	if err != nil {
 		return -1, 0, err

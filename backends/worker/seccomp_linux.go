@@ -12,10 +12,9 @@ import (
 	"github.com/stackfs/stackfs/stacknode/peer"
 )
 
-// From <linux/seccomp.h>; notifContinue since 5.5, addfdSend since 5.14.
+// From <linux/seccomp.h>; notifContinue since 5.5, ioctlAddFD since 5.9.
 const (
 	notifContinue  = 1 << 0
-	addfdSend      = 1 << 1
 	ioctlNotifRecv = 0xc0502100
 	ioctlNotifSend = 0xc0182101
 	ioctlIDValid   = 0x40082102
@@ -40,28 +39,35 @@ func notifIDValid(fd int, id uint64) syscall.Errno {
 	return ioctlRaw(fd, ioctlIDValid, unsafe.Pointer(&id))
 }
 
-// notifSend ends the call id: with the errno e, or with the result 0. A
+// notifSend ends the call id: with the errno e, or with the result val. A
 // caller that is gone meanwhile (ENOENT) needs no answer.
-func notifSend(fd int, id uint64, e syscall.Errno, flags uint32) {
+func notifSend(fd int, id uint64, val int, e syscall.Errno, flags uint32) {
 	resp := struct {
 		id    uint64
 		val   int64
 		error int32
 		flags uint32
-	}{id: id, error: -int32(e), flags: flags}
+	}{id: id, val: int64(val), error: -int32(e), flags: flags}
 	_ = ioctlRaw(fd, ioctlNotifSend, unsafe.Pointer(&resp))
 }
 
-// notifAddFD makes a copy of sock in the caller the result of the call id.
-func notifAddFD(fd int, id uint64, sock, fdFlags int) syscall.Errno {
+// notifAddFD gives the caller of the call id a copy of sock and returns its
+// number there. It waits until the caller has run. A signal that comes
+// meanwhile undoes it, so it is then done again.
+func notifAddFD(fd int, id uint64, sock, fdFlags int) (number int, e syscall.Errno) {
 	add := struct {
 		id         uint64
 		flags      uint32
 		srcfd      uint32
 		newfd      uint32
 		newfdFlags uint32
-	}{id: id, flags: addfdSend, srcfd: uint32(sock), newfdFlags: uint32(fdFlags)}
-	return ioctlRaw(fd, ioctlAddFD, unsafe.Pointer(&add))
+	}{id: id, srcfd: uint32(sock), newfdFlags: uint32(fdFlags)}
+	for {
+		r, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), ioctlAddFD, uintptr(unsafe.Pointer(&add)))
+		if e != unix.EINTR {
+			return int(r), e
+		}
+	}
 }
 
 // pidfdInfo is struct pidfd_info, PIDFD_INFO_SIZE_VER0. Since 6.13.
@@ -118,7 +124,7 @@ func readSocketcall(p *peer.Proc, addr uint64) ([3]int, error) {
 
 // AnswerGone ends the call id of a listener with ENODEV.
 func AnswerGone(listener *os.File, id uint64) {
-	_ = control(listener, func(fd int) { notifSend(fd, id, unix.ENODEV, 0) })
+	_ = control(listener, func(fd int) { notifSend(fd, id, 0, unix.ENODEV, 0) })
 }
 
 // RefuseCall takes one call of a listener, if there is any, and ends it
@@ -136,7 +142,7 @@ func RefuseCall(listener *os.File) (alive bool) {
 		}
 		var n Notif
 		if notifRecv(fd, &n) == 0 {
-			notifSend(fd, n.ID, unix.ENODEV, 0)
+			notifSend(fd, n.ID, 0, unix.ENODEV, 0)
 		}
 	})
 	return alive

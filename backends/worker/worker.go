@@ -49,7 +49,8 @@ type Worker struct {
 
 	mu     sync.Mutex // guards the fields below
 	closed bool
-	loop   *loop // nil until the first channel or run
+	loop   *loop          // of the channels; nil until the first
+	runs   map[*loop]bool // one for each run
 }
 
 // New returns a Worker for the namespace of cfg.
@@ -97,12 +98,11 @@ func (w *Worker) OwnSockets() int { return 0 }
 // Counts returns the number of open channels and runs.
 func (w *Worker) Counts() (channels, runs int) {
 	w.mu.Lock()
-	l := w.loop
-	w.mu.Unlock()
-	if l == nil {
-		return 0, 0
+	defer w.mu.Unlock()
+	if w.loop != nil {
+		channels = int(w.loop.channels.Load())
 	}
-	return int(l.channels.Load()), int(l.runs.Load())
+	return channels, len(w.runs)
 }
 
 // Drain makes new requests fail with stacknode.ErrClosed while on.
@@ -221,11 +221,17 @@ func (w *Worker) capsOver(caller *stacknode.Caller) (stacknode.CapSet, error) {
 func (w *Worker) Close() error {
 	w.mu.Lock()
 	w.closed = true
-	l := w.loop
+	var loops []*loop
+	if w.loop != nil {
+		loops = append(loops, w.loop)
+	}
+	for l := range w.runs {
+		loops = append(loops, l)
+	}
 	w.mu.Unlock()
 	var err error
-	if l != nil {
-		err = l.close()
+	for _, l := range loops {
+		err = errors.Join(err, l.close())
 	}
 	w.calls.Wait()
 	if w.ns != nil {
@@ -273,9 +279,29 @@ func (w *Worker) ServeRun(run *stacknode.Run) error {
 	if w.cfg.Slots == nil {
 		return fmt.Errorf("stackfs run is off: %w", errors.ErrUnsupported)
 	}
-	l, err := w.startLoop()
-	if err != nil {
-		return err
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
+		return stacknode.ErrClosed
 	}
-	return l.addRun(run)
+	l, err := newLoop(w)
+	if err != nil {
+		return fmt.Errorf("thread of the run: %w", err)
+	}
+	if err := l.addRun(run); err != nil {
+		return errors.Join(err, l.close())
+	}
+	if w.runs == nil {
+		w.runs = map[*loop]bool{}
+	}
+	w.runs[l] = true
+	return nil
+}
+
+// runEnded forgets the loop of a run, which ends.
+func (w *Worker) runEnded(l *loop) {
+	w.mu.Lock()
+	delete(w.runs, l)
+	w.mu.Unlock()
+	l.signalEnd()
 }

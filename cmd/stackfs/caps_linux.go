@@ -70,3 +70,10 @@ func dropCapabilities(keep []capability) error {
 	}
 	return nil
 }
+
+// nameProcess gives the process the name that ps(1) shows: it may have been
+// started by way of /proc/self/exe.
+func nameProcess() {
+	name := []byte("stackfs\x00")
+	_, _, _ = unix.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_NAME, uintptr(unsafe.Pointer(&name[0])), 0)
+}

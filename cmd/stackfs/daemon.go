@@ -82,11 +82,11 @@ func serve(ctx context.Context, e env, opts mountOptions, ready func()) (err err
 	if err := dropCapabilities(daemonCaps); err != nil {
 		return fmt.Errorf("drop capabilities: %w", err)
 	}
-	s.adoptRuns()
 	if err := s.startDiscovery(); err != nil {
 		return err
 	}
 	undo.add(func() { s.discover.Close() })
+	s.adoptRuns()
 	s.log.Info("mounted", "dir", opts.Dir, "stacks", len(s.reg.List()))
 	ready()
 	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {

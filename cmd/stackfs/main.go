@@ -44,6 +44,7 @@ func init() {
 }
 
 func main() {
+	nameProcess()
 	os.Exit(run(context.Background(), processEnv(), os.Args))
 }
 
