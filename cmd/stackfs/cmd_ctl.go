@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -53,7 +54,10 @@ until it is removed or the mount ends; reload leaves it alone.`,
 				return err
 			}
 			_, err = e.order(c.Context(), m, line)
-			return explainOrder(err, path, m, "")
+			return exitCodeOf(explainOrder(err, path, m, ""), map[syscall.Errno]int{
+				syscall.EINVAL: exitConfig,
+				syscall.ENOENT: exitFailed, // something that an option names
+			})
 		},
 	}
 }
@@ -85,8 +89,12 @@ then sockets that are open go on, and nobody gets a new one.`,
 			if err := stacknode.CheckName(name); err != nil {
 				return usage(c, fmt.Errorf("%s: %w", args[0], err))
 			}
+			path := filepath.Join(m.dir, name)
 			_, err = e.order(c.Context(), m, line)
-			return explainOrder(err, filepath.Join(m.dir, name), m, "stackfs rm --force removes it all the same")
+			if errors.Is(err, syscall.ENOENT) {
+				return explain(syscall.ENOENT, path, m.dir)
+			}
+			return explainOrder(err, path, m, "stackfs rm --force removes it all the same")
 		},
 	}
 	c.Flags().BoolVarP(&force, "force", "f", false, "remove it though it is in use")
@@ -112,7 +120,10 @@ anything in the file is wrong, everything stays as it is.`,
 				return err
 			}
 			_, err = e.order(c.Context(), m, "reload")
-			return explainOrder(err, m.dir, m, "")
+			return exitCodeOf(explainOrder(err, m.dir, m, ""), map[syscall.Errno]int{
+				syscall.EINVAL: exitConfig,
+				syscall.ENOENT: exitConfig, // the file, or something that it names
+			})
 		},
 	}
 }

@@ -56,6 +56,8 @@ func (e env) orderNow(path, line string) (string, error) {
 	if refusal, ok := strings.CutPrefix(text, "error: "); ok {
 		var errno syscall.Errno
 		if errors.As(werr, &errno) {
+			// What the errno is called says less than the text before it.
+			refusal = strings.TrimSuffix(refusal, ": "+errno.Error())
 			return "", &ctlError{text: refusal, errno: errno}
 		}
 		return "", &ctlError{text: refusal}
@@ -87,4 +89,19 @@ func explainOrder(err error, object string, m mountPoint, force string) error {
 		return fmt.Errorf("%s: %s is mounted read-only: %w", object, m.dir, reason(err))
 	}
 	return explain(err, object, m.dir)
+}
+
+// exitCodeOf gives a refusal with one of these errnos another exit code than
+// the errno itself has.
+func exitCodeOf(err error, codes map[syscall.Errno]int) error {
+	var (
+		refused *ctlError
+		errno   syscall.Errno
+	)
+	if errors.As(err, &refused) && errors.As(refused.errno, &errno) {
+		if code, ok := codes[errno]; ok {
+			return &exitStatus{code, err}
+		}
+	}
+	return err
 }

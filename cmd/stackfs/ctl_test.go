@@ -79,7 +79,8 @@ func TestRefusedOrders(t *testing.T) {
 		text   string
 	}{
 		{"error: stack lab is in use: 2 sockets\n", syscall.EBUSY, exitBusy, dir + "/lab: stack lab is in use: 2 sockets (stackfs rm --force removes it all the same)"},
-		{"error: no such stack\n", syscall.ENOENT, exitNotFound, "no such stack"},
+		{"error: lab: no such stack: no such file or directory\n", syscall.ENOENT, exitNotFound, dir + "/lab: no such stack (stackfs ls " + dir + " shows what there is)\n"},
+		{"error: stack lab: permanent: operation not permitted\n", syscall.EPERM, exitNotAllowed, dir + "/lab: stack lab: permanent\n"},
 		{"error: no\n", nil, exitFailed, dir + "/lab: no\n"},
 		{"", syscall.EPERM, exitNotAllowed, "only root may change the stacks of " + dir},
 		{"", syscall.ENOTCONN, exitNoDaemon, "is gone (stackfs mount " + dir + " takes the mount over)"},
@@ -88,6 +89,11 @@ func TestRefusedOrders(t *testing.T) {
 		c.answer(test.answer, test.errno)
 		c.expect(test.code, test.text, "stackfs", "rm", "lab")
 	}
+	c.answer("error: f:3: stack.a.b: unknown key: invalid argument\n", syscall.EINVAL)
+	c.expect(exitConfig, "f:3: stack.a.b: unknown key\n", "stackfs", "reload")
+	c.expect(exitConfig, "unknown key\n", "stackfs", "add", "lab")
+	c.answer("error: no network namespace named x: no such file or directory\n", syscall.ENOENT)
+	c.expect(exitFailed, "no network namespace named x\n", "stackfs", "add", "lab")
 }
 
 func TestAddChecksItsOptions(t *testing.T) {

@@ -12,7 +12,7 @@ const (
 	exitOK         = 0 // done
 	exitFailed     = 1 // the operation failed, for a reason not below
 	exitUsage      = 2 // the command line is wrong
-	exitConfig     = 3 // the configuration is wrong; nothing was changed
+	exitConfig     = 3 // the configuration or an option of add is wrong; nothing was changed
 	exitBusy       = 4 // in use: a stack with sockets or processes (EBUSY)
 	exitNotFound   = 5 // no such stack, or no stackfs is mounted there
 	exitNotAllowed = 6 // the caller lacks the right (EACCES, EPERM)
