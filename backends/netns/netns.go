@@ -6,12 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
-	"slices"
-	"strconv"
 	"sync"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/stackfs/stackfs/backends/worker"
 	"github.com/stackfs/stackfs/stacknode"
@@ -51,9 +46,6 @@ type Netns struct {
 	closeErr error
 }
 
-// An owner is a Netns with something to remove: a namespace or changes.
-type owner struct{ *Netns }
-
 var (
 	_ stacknode.Backend       = (*Netns)(nil)
 	_ stacknode.ChannelServer = (*Netns)(nil)
@@ -63,7 +55,6 @@ var (
 	_ stacknode.Busier        = (*Netns)(nil)
 	_ stacknode.Describer     = (*Netns)(nil)
 	_ stacknode.NameService   = (*Netns)(nil)
-	_ stacknode.Destroyer     = owner{}
 )
 
 // New finds or makes the namespace of spec, brings it into the state that
@@ -99,6 +90,9 @@ func New(spec stacknode.Spec, env Env) (_ stacknode.Backend, err error) {
 	if err := n.configure(f); err != nil {
 		return nil, err
 	}
+	if n.pid != nil && env.Gone != nil {
+		n.pid.start(func() { env.Gone(spec.Name) })
+	}
 	if n.made || n.changed {
 		return owner{n}, nil
 	}
@@ -116,9 +110,6 @@ func (n *Netns) open() (f *os.File, unmake func() error, err error) {
 		f, err = openNamed(NamedDir, s.Name)
 	case s.PID != 0:
 		f, n.pid, err = openPID(s.PID)
-		if err == nil && n.env.Gone != nil {
-			n.pid.start(func() { n.env.Gone(n.spec.Name) })
-		}
 	case s.Path != "":
 		f, err = openPath(s.Path)
 	default:
@@ -135,7 +126,7 @@ func (n *Netns) configure(f *os.File) error {
 	sp := &space{ns: f, do: n.w.Do}
 	defer sp.Close()
 	id, _ := n.w.NetNS()
-	j, err := loadJournal(n.env.RunDir, n.spec.Name, id)
+	j, err := loadJournal(n.env.RunDir, n.spec, id)
 	if err != nil {
 		return err
 	}
@@ -163,6 +154,9 @@ func (n *Netns) ServeRun(run *stacknode.Run) error { return n.w.ServeRun(run) }
 // Drain implements stacknode.Drainer.
 func (n *Netns) Drain(on bool) { n.w.Drain(on) }
 
+// Counts implements stacknode.Counter.
+func (n *Netns) Counts() (channels, runs int) { return n.w.Counts() }
+
 // Families implements stacknode.Backend.
 func (n *Netns) Families() stacknode.FamilySet { return stacknode.InternetFamilies }
 
@@ -171,11 +165,7 @@ func (n *Netns) NetNS() (stacknode.NSID, uint64) { return n.w.NetNS() }
 
 // Describe implements stacknode.Describer.
 func (n *Netns) Describe() []stacknode.Line {
-	id, _ := n.w.NetNS()
-	lines := []stacknode.Line{
-		{Key: "namespace", Value: n.where()},
-		{Key: "netns", Value: "net:[" + strconv.FormatUint(id.Ino, 10) + "]"},
-	}
+	lines := []stacknode.Line{{Key: "namespace", Value: n.where()}}
 	if n.uplink != "" {
 		lines = append(lines, stacknode.Line{Key: "uplink", Value: n.uplink})
 	}
@@ -207,64 +197,4 @@ func (n *Netns) Close() error {
 		}
 	})
 	return n.closeErr
-}
-
-// Destroy implements stacknode.Destroyer: it takes back every change that
-// was made for the stack, and unpins a namespace that was made with it.
-// While sockets are left in that (the stack was removed by force), it keeps
-// its links and they go on; it ends with the last of them.
-func (o owner) Destroy() error {
-	err := o.takeBack()
-	if o.made {
-		err = errors.Join(err, unpin(o.env.RunDir, o.spec.Name))
-	}
-	return err
-}
-
-// takeBack undoes what the journal holds. A namespace that is gone took
-// most of it along; what is left is on the host.
-func (o owner) takeBack() error {
-	id, _ := o.w.NetNS()
-	j, err := loadJournal(o.env.RunDir, o.spec.Name, id)
-	if err != nil || len(j.Steps)+len(j.lost) == 0 {
-		return err
-	}
-	sp := &space{}
-	defer sp.Close()
-	if f, err := o.reopen(id); err == nil {
-		defer f.Close()
-		w, err := worker.New(worker.Config{NetNS: f, Env: o.env.Worker})
-		if err != nil {
-			return err
-		}
-		defer w.Close()
-		sp.ns, sp.do = f, w.Do
-	}
-	if o.made && sp.do != nil {
-		// The rest goes with the namespace.
-		j.Steps = slices.DeleteFunc(j.Steps, func(st step) bool { return st.Op != opUplink })
-		if used, err := socketsInUse(sp.do, 0); err != nil || used > 0 {
-			j.Steps = nil
-		}
-	}
-	return j.undoAll(sp)
-}
-
-// reopen opens the namespace id again if it is still where it was.
-func (o owner) reopen(id stacknode.NSID) (*os.File, error) {
-	path := pinPath(o.env.RunDir, o.spec.Name)
-	switch s := o.spec.Netns; {
-	case s.Name != "":
-		path = filepath.Join(NamedDir, s.Name)
-	case s.PID != 0:
-		path = fmt.Sprintf("/proc/%d/ns/net", s.PID)
-	case s.Path != "":
-		path = s.Path
-	}
-	f, now, err := openNS(path)
-	if err == nil && now != id {
-		f.Close()
-		err = fmt.Errorf("%s is another namespace now: %w", path, unix.ENOENT)
-	}
-	return f, err
 }
