@@ -24,7 +24,7 @@ func rootCaller() *stacknode.Caller {
 	}
 }
 
-func mustSocket(t *testing.T, b stacknode.Backend, domain, typ, proto int) *os.File {
+func mustNetnsSocket(t *testing.T, b stacknode.Backend, domain, typ, proto int) *os.File {
 	t.Helper()
 	f, err := b.Socket(t.Context(), rootCaller(), domain, typ, proto)
 	if err != nil {
@@ -44,7 +44,7 @@ func cookieOf(t *testing.T, f *os.File) uint64 {
 
 func TestNetnsSourcesAreTheSameNamespace(t *testing.T) {
 	isolated(t, func(t *testing.T) {
-		mustRun(t, "ip", "netns", "add", "lab")
+		mustCommand(t, "ip", "netns", "add", "lab")
 		sleep := exec.Command("ip", "netns", "exec", "lab", "sleep", "60")
 		mustDo(t, sleep.Start())
 		t.Cleanup(func() { sleep.Process.Kill(); sleep.Wait() })
@@ -62,7 +62,7 @@ func TestNetnsSourcesAreTheSameNamespace(t *testing.T) {
 			b := newNetns(t, env, name, opts)
 			id, cookie := b.(stacknode.NetNamespace).NetNS()
 			ids = append(ids, id)
-			if got := cookieOf(t, mustSocket(t, b, unix.AF_INET, unix.SOCK_STREAM, 0)); got != cookie {
+			if got := cookieOf(t, mustNetnsSocket(t, b, unix.AF_INET, unix.SOCK_STREAM, 0)); got != cookie {
 				t.Errorf("%s: socket in namespace %d, want %d", name, got, cookie)
 			}
 			if _, ok := b.(stacknode.Destroyer); ok {
@@ -117,7 +117,7 @@ func leavesNothing(t *testing.T) {
 	if strings.Contains(string(mounts), "/run/stackfs/test") {
 		t.Errorf("mounts left:\n%s", mounts)
 	}
-	if links := mustRun(t, "ip", "-br", "link", "show", "type", "veth"); links != "" {
+	if links := mustCommand(t, "ip", "-br", "link", "show", "type", "veth"); links != "" {
 		t.Errorf("links left:\n%s", links)
 	}
 }
@@ -128,7 +128,7 @@ func TestNetnsMadeWithStackComesAndGoes(t *testing.T) {
 		b := newNetns(t, env, "own", stacknode.NetnsSpec{Addresses: []netip.Prefix{
 			netip.MustParsePrefix("192.0.2.1/24"), netip.MustParsePrefix("2001:db8::1/64"),
 		}})
-		mustSocket(t, b, unix.AF_INET6, unix.SOCK_DGRAM, 0).Close()
+		mustNetnsSocket(t, b, unix.AF_INET6, unix.SOCK_DGRAM, 0).Close()
 		if _, err := b.Socket(t.Context(), rootCaller(), unix.AF_VSOCK, unix.SOCK_STREAM, 0); !errors.Is(err, unix.EAFNOSUPPORT) {
 			t.Errorf("Socket(AF_VSOCK): got %v, want EAFNOSUPPORT", err)
 		}
@@ -138,7 +138,7 @@ func TestNetnsMadeWithStackComesAndGoes(t *testing.T) {
 		if names, err := netns.Pinned(env.RunDir); err != nil || len(names) != 1 || names[0] != "own" {
 			t.Errorf("Pinned: got %v, %v", names, err)
 		}
-		end(t, b)
+		endNetns(t, b)
 		if _, err := b.Socket(t.Context(), rootCaller(), unix.AF_INET, unix.SOCK_STREAM, 0); !errors.Is(err, unix.ENODEV) {
 			t.Errorf("Socket after Close: got %v, want ENODEV", err)
 		}
@@ -157,7 +157,7 @@ func TestNetnsIsAdoptedAfterCrash(t *testing.T) {
 		}
 		first := newNetns(t, env, "own", opts)
 		id, _ := first.(stacknode.NetNamespace).NetNS()
-		before := mustRun(t, "ip", "-br", "link", "show", "type", "veth")
+		before := mustCommand(t, "ip", "-br", "link", "show", "type", "veth")
 		mustDo(t, first.Close()) // a crash does not even that
 
 		// What was lost meanwhile comes back.
@@ -166,22 +166,22 @@ func TestNetnsIsAdoptedAfterCrash(t *testing.T) {
 		if again, _ := second.(stacknode.NetNamespace).NetNS(); again != id {
 			t.Errorf("adopted %v, want %v", again, id)
 		}
-		if after := mustRun(t, "ip", "-br", "link", "show", "type", "veth"); after != before {
+		if after := mustCommand(t, "ip", "-br", "link", "show", "type", "veth"); after != before {
 			t.Errorf("links before:\n%safter:\n%s", before, after)
 		}
 		inNetns(t, second, "ping", "-c1", "-W2", "192.0.2.2")
-		mustRun(t, "ping", "-c1", "-W2", "192.0.2.1")
+		mustCommand(t, "ping", "-c1", "-W2", "192.0.2.1")
 		mustDo(t, second.Close())
 
 		// Without the uplink in the configuration it is taken back.
 		third := newNetns(t, env, "own", stacknode.NetnsSpec{})
-		if links := mustRun(t, "ip", "-br", "link", "show", "type", "veth"); links != "" {
+		if links := mustCommand(t, "ip", "-br", "link", "show", "type", "veth"); links != "" {
 			t.Errorf("links after the option was dropped:\n%s", links)
 		}
 		if v := inNetns(t, third, "cat", "/proc/sys/net/ipv4/ip_unprivileged_port_start"); v != "1024\n" {
 			t.Errorf("ip_unprivileged_port_start: got %q, want 1024 again", v)
 		}
-		end(t, third)
+		endNetns(t, third)
 		leavesNothing(t)
 	})
 }
@@ -194,7 +194,7 @@ func TestNetnsPinLeftOverByCrashIsReplaced(t *testing.T) {
 		if names, err := netns.Pinned(env.RunDir); err != nil || len(names) != 0 {
 			t.Errorf("Pinned: got %v, %v, want none", names, err)
 		}
-		end(t, newNetns(t, env, "own", stacknode.NetnsSpec{}))
+		endNetns(t, newNetns(t, env, "own", stacknode.NetnsSpec{}))
 		leavesNothing(t)
 	})
 }

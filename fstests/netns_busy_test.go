@@ -14,8 +14,8 @@ import (
 	"github.com/stackfs/stackfs/stacknode"
 )
 
-// busy returns what Busy says, joined by commas.
-func busy(t *testing.T, b stacknode.Backend) string {
+// busyNetns returns what Busy says, joined by commas.
+func busyNetns(t *testing.T, b stacknode.Backend) string {
 	t.Helper()
 	reasons, err := b.(stacknode.Busier).Busy()
 	mustDo(t, err)
@@ -24,7 +24,7 @@ func busy(t *testing.T, b stacknode.Backend) string {
 
 func wantBusy(t *testing.T, b stacknode.Backend, what, want string) {
 	t.Helper()
-	if got := busy(t, b); got != want {
+	if got := busyNetns(t, b); got != want {
 		t.Errorf("%s: Busy: got %q, want %q", what, got, want)
 	}
 }
@@ -36,18 +36,18 @@ func TestNetnsIsBusyWhileAnySocketIsOpen(t *testing.T) {
 		})
 		wantBusy(t, b, "at first", "")
 
-		tcp := mustSocket(t, b, unix.AF_INET, unix.SOCK_STREAM, 0)
+		tcp := mustNetnsSocket(t, b, unix.AF_INET, unix.SOCK_STREAM, 0)
 		wantBusy(t, b, "a TCP socket that is only created", "1 socket")
 		tcp.Close()
 		wantBusy(t, b, "the TCP socket closed", "")
 
-		ping := mustSocket(t, b, unix.AF_INET, unix.SOCK_DGRAM, unix.IPPROTO_ICMP)
+		ping := mustNetnsSocket(t, b, unix.AF_INET, unix.SOCK_DGRAM, unix.IPPROTO_ICMP)
 		wantBusy(t, b, "a ping socket", "1 socket")
 		ping.Close()
 		wantBusy(t, b, "the ping socket closed", "")
 
 		for name, domain := range map[string]int{"packet": unix.AF_PACKET, "netlink": unix.AF_NETLINK} {
-			s := mustSocket(t, b, domain, unix.SOCK_RAW, 0)
+			s := mustNetnsSocket(t, b, domain, unix.SOCK_RAW, 0)
 			wantBusy(t, b, name, "1 socket")
 			s.Close()
 			wantBusy(t, b, name+" closed", "")
@@ -60,7 +60,7 @@ func TestNetnsIsBusyWhileSocketIsInFlight(t *testing.T) {
 		b := newNetns(t, netnsEnv(t), "own", stacknode.NetnsSpec{})
 		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 		mustDo(t, err)
-		s := mustSocket(t, b, unix.AF_INET, unix.SOCK_STREAM, 0)
+		s := mustNetnsSocket(t, b, unix.AF_INET, unix.SOCK_STREAM, 0)
 		mustDo(t, unix.Sendmsg(pair[0], []byte("x"), unix.UnixRights(int(s.Fd())), nil, 0))
 		s.Close()
 		unix.Close(pair[0])
@@ -73,7 +73,7 @@ func TestNetnsIsBusyWhileSocketIsInFlight(t *testing.T) {
 func TestNetnsIsBusyWhileStoppedProcessHoldsSocket(t *testing.T) {
 	isolated(t, func(t *testing.T) {
 		b := newNetns(t, netnsEnv(t), "own", stacknode.NetnsSpec{})
-		s := mustSocket(t, b, unix.AF_INET, unix.SOCK_DGRAM, 0)
+		s := mustNetnsSocket(t, b, unix.AF_INET, unix.SOCK_DGRAM, 0)
 		holder := exec.Command("sleep", "60")
 		holder.ExtraFiles = []*os.File{s}
 		mustDo(t, holder.Start())
@@ -94,19 +94,19 @@ func TestNetnsIsBusyWhileProcessIsInIt(t *testing.T) {
 		mustDo(t, sleep.Start())
 		t.Cleanup(func() { sleep.Process.Kill() })
 		want := fmt.Sprintf("process %d (sleep)", sleep.Process.Pid)
-		eventually(t, 5*time.Second, want, func() bool { return busy(t, b) == want })
+		eventually(t, 5*time.Second, want, func() bool { return busyNetns(t, b) == want })
 		mustDo(t, sleep.Process.Kill())
 		sleep.Wait()
 		wantBusy(t, b, "the process killed", "")
 	})
 }
 
-// loopback is a TCP connection within the namespace of b: listener, the
+// loopbackIn makes a TCP connection within the namespace of b: the listener, the
 // end that connected, the one that was accepted.
-func loopback(t *testing.T, b stacknode.Backend) (listener, client *os.File, accepted int) {
+func loopbackIn(t *testing.T, b stacknode.Backend) (listener, client *os.File, accepted int) {
 	t.Helper()
-	listener = mustSocket(t, b, unix.AF_INET, unix.SOCK_STREAM, 0)
-	client = mustSocket(t, b, unix.AF_INET, unix.SOCK_STREAM, 0)
+	listener = mustNetnsSocket(t, b, unix.AF_INET, unix.SOCK_STREAM, 0)
+	client = mustNetnsSocket(t, b, unix.AF_INET, unix.SOCK_STREAM, 0)
 	addr := &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}, Port: 4000}
 	mustDo(t, unix.Bind(int(listener.Fd()), addr))
 	mustDo(t, unix.Listen(int(listener.Fd()), 1))
@@ -119,7 +119,7 @@ func loopback(t *testing.T, b stacknode.Backend) (listener, client *os.File, acc
 func TestNetnsIsNotBusyWithOrphans(t *testing.T) {
 	isolated(t, func(t *testing.T) {
 		b := newNetns(t, netnsEnv(t), "own", stacknode.NetnsSpec{})
-		listener, client, accepted := loopback(t, b)
+		listener, client, accepted := loopbackIn(t, b)
 		wantBusy(t, b, "a connection", "3 sockets")
 
 		// With lo down neither end hears of the other's FIN.
@@ -140,7 +140,7 @@ func TestNetnsIsNotBusyWithOrphans(t *testing.T) {
 func TestNetnsIsBusyBesideTimeWait(t *testing.T) {
 	isolated(t, func(t *testing.T) {
 		b := newNetns(t, netnsEnv(t), "own", stacknode.NetnsSpec{})
-		listener, client, accepted := loopback(t, b)
+		listener, client, accepted := loopbackIn(t, b)
 		listener.Close()
 		client.Close()
 		eventually(t, 5*time.Second, "FIN-WAIT-2", func() bool {
@@ -154,10 +154,10 @@ func TestNetnsIsBusyBesideTimeWait(t *testing.T) {
 
 func TestNetnsThatIsNotOursIsBusyOnlyWithChanges(t *testing.T) {
 	isolated(t, func(t *testing.T) {
-		mustRun(t, "ip", "netns", "add", "lab")
+		mustCommand(t, "ip", "netns", "add", "lab")
 		plain := newNetns(t, netnsEnv(t), "plain", stacknode.NetnsSpec{Name: "lab"})
 		changed := newNetns(t, netnsEnv(t), "changed", stacknode.NetnsSpec{Name: "lab", Addresses: prefixes("192.0.2.1/24")})
-		s := mustSocket(t, plain, unix.AF_INET, unix.SOCK_STREAM, 0)
+		s := mustNetnsSocket(t, plain, unix.AF_INET, unix.SOCK_STREAM, 0)
 		wantBusy(t, plain, "unchanged", "")
 		wantBusy(t, changed, "changed", "1 socket")
 		s.Close()
@@ -172,20 +172,20 @@ func TestNetnsRemovedByForceLeavesItsSocketsConnected(t *testing.T) {
 			Addresses: prefixes("192.0.2.1/24"),
 			Uplink:    &stacknode.Uplink{Type: "veth", PeerAddresses: prefixes("192.0.2.2/24")},
 		})
-		s := mustSocket(t, b, unix.AF_INET, unix.SOCK_DGRAM, 0)
+		s := mustNetnsSocket(t, b, unix.AF_INET, unix.SOCK_DGRAM, 0)
 		mustDo(t, unix.Bind(int(s.Fd()), &unix.SockaddrInet4{Addr: [4]byte{192, 0, 2, 1}, Port: 4000}))
-		end(t, b)
+		endNetns(t, b)
 		got := make([]byte, 8)
 		mustDo(t, unix.SetsockoptTimeval(int(s.Fd()), unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 5}))
-		mustRun(t, "bash", "-c", "echo still > /dev/udp/192.0.2.1/4000")
+		mustCommand(t, "bash", "-c", "echo still > /dev/udp/192.0.2.1/4000")
 		if n, err := unix.Read(int(s.Fd()), got); err != nil || string(got[:n]) != "still\n" {
 			t.Errorf("read: %q, %v", got[:max(n, 0)], err)
 		}
 		// Another of that name is not in its way.
-		end(t, newNetns(t, env, "own", stacknode.NetnsSpec{Uplink: &stacknode.Uplink{Type: "veth"}}))
+		endNetns(t, newNetns(t, env, "own", stacknode.NetnsSpec{Uplink: &stacknode.Uplink{Type: "veth"}}))
 		s.Close()
 		eventually(t, 5*time.Second, "the namespace ends with its last socket", func() bool {
-			out, _ := run("ip", "-br", "link", "show", "type", "veth")
+			out, _ := tryCommand("ip", "-br", "link", "show", "type", "veth")
 			return out == ""
 		})
 		leavesNothing(t)

@@ -55,7 +55,7 @@ func discovering(t *testing.T, config ...stacknode.Spec) *stacknode.Registry {
 	return reg
 }
 
-func there(reg *stacknode.Registry, name string) bool {
+func hasStack(reg *stacknode.Registry, name string) bool {
 	_, err := reg.Get(name)
 	return err == nil
 }
@@ -65,18 +65,18 @@ func TestNetnsNamedNamespacesComeAndGo(t *testing.T) {
 		// Not even the directory is there.
 		reg := discovering(t)
 		for round := range 3 {
-			mustRun(t, "ip", "netns", "add", "lab")
-			eventually(t, 2*time.Second, "lab appears", func() bool { return there(reg, "lab") })
+			mustCommand(t, "ip", "netns", "add", "lab")
+			eventually(t, 2*time.Second, "lab appears", func() bool { return hasStack(reg, "lab") })
 			s, _ := reg.Get("lab")
 			f, err := s.Socket(t.Context(), rootCaller(), unix.AF_INET, unix.SOCK_STREAM, 0)
 			mustDo(t, err)
 			f.Close()
-			mustRun(t, "ip", "link", "add", "h0", "type", "veth", "peer", "name", "eth0", "netns", "lab")
-			mustRun(t, "ip", "netns", "del", "lab")
+			mustCommand(t, "ip", "link", "add", "h0", "type", "veth", "peer", "name", "eth0", "netns", "lab")
+			mustCommand(t, "ip", "netns", "del", "lab")
 			// Its veth can only go when nobody holds the namespace.
 			eventually(t, time.Second, fmt.Sprintf("round %d: lab and its veth vanish", round), func() bool {
-				_, err := run("ip", "link", "show", "h0")
-				return err != nil && !there(reg, "lab")
+				_, err := tryCommand("ip", "link", "show", "h0")
+				return err != nil && !hasStack(reg, "lab")
 			})
 		}
 	})
@@ -86,10 +86,10 @@ func TestNetnsDirectoryMayComeAndGo(t *testing.T) {
 	isolated(t, func(t *testing.T) {
 		reg := discovering(t)
 		for range 2 {
-			mustRun(t, "ip", "netns", "add", "lab")
-			eventually(t, 2*time.Second, "lab appears", func() bool { return there(reg, "lab") })
-			mustRun(t, "ip", "netns", "del", "lab")
-			eventually(t, time.Second, "lab vanishes", func() bool { return !there(reg, "lab") })
+			mustCommand(t, "ip", "netns", "add", "lab")
+			eventually(t, 2*time.Second, "lab appears", func() bool { return hasStack(reg, "lab") })
+			mustCommand(t, "ip", "netns", "del", "lab")
+			eventually(t, time.Second, "lab vanishes", func() bool { return !hasStack(reg, "lab") })
 			mustDo(t, unix.Unmount("/run/netns", 0))
 			mustDo(t, os.Remove("/run/netns"))
 		}
@@ -98,9 +98,9 @@ func TestNetnsDirectoryMayComeAndGo(t *testing.T) {
 
 func TestNetnsThatWereThereAtTheStart(t *testing.T) {
 	isolated(t, func(t *testing.T) {
-		mustRun(t, "ip", "netns", "add", "lab")
-		mustRun(t, "ip", "netns", "add", "tun") // has a meaning of its own
-		mustRun(t, "ip", "netns", "attach", "host", fmt.Sprint(os.Getpid()))
+		mustCommand(t, "ip", "netns", "add", "lab")
+		mustCommand(t, "ip", "netns", "add", "tun") // has a meaning of its own
+		mustCommand(t, "ip", "netns", "attach", "host", fmt.Sprint(os.Getpid()))
 		mustDo(t, os.WriteFile("/run/netns/stray", nil, 0o644))
 		reg := discovering(t)
 		var names []string
@@ -113,8 +113,8 @@ func TestNetnsThatWereThereAtTheStart(t *testing.T) {
 
 		// The stray becomes a namespace late.
 		time.Sleep(50 * time.Millisecond)
-		mustRun(t, "mount", "--bind", "/run/netns/lab", "/run/netns/stray")
-		eventually(t, 500*time.Millisecond, "stray appears", func() bool { return there(reg, "stray") })
+		mustCommand(t, "mount", "--bind", "/run/netns/lab", "/run/netns/stray")
+		eventually(t, 500*time.Millisecond, "stray appears", func() bool { return hasStack(reg, "stray") })
 	})
 }
 
@@ -123,37 +123,37 @@ func TestNetnsConfiguredStackComesBack(t *testing.T) {
 		named := netnsSpec("vpn", stacknode.NetnsSpec{Name: "lab", Addresses: prefixes("192.0.2.1/24")})
 		taken := netnsSpec("other", stacknode.NetnsSpec{})
 		reg := discovering(t, named, taken)
-		if there(reg, "vpn") {
+		if hasStack(reg, "vpn") {
 			t.Fatal("vpn is there before its namespace")
 		}
 		for range 2 {
-			mustRun(t, "ip", "netns", "add", "lab")
-			eventually(t, 2*time.Second, "vpn and lab appear", func() bool { return there(reg, "vpn") && there(reg, "lab") })
+			mustCommand(t, "ip", "netns", "add", "lab")
+			eventually(t, 2*time.Second, "vpn and lab appear", func() bool { return hasStack(reg, "vpn") && hasStack(reg, "lab") })
 			s, _ := reg.Get("vpn")
 			if s.Origin() != stacknode.OriginConfig {
 				t.Errorf("origin %s, want config", s.Origin())
 			}
-			mustRun(t, "ip", "netns", "exec", "lab", "ping", "-c1", "-W2", "192.0.2.1")
-			mustRun(t, "ip", "netns", "del", "lab")
-			eventually(t, time.Second, "vpn and lab vanish", func() bool { return !there(reg, "vpn") && !there(reg, "lab") })
+			mustCommand(t, "ip", "netns", "exec", "lab", "ping", "-c1", "-W2", "192.0.2.1")
+			mustCommand(t, "ip", "netns", "del", "lab")
+			eventually(t, time.Second, "vpn and lab vanish", func() bool { return !hasStack(reg, "vpn") && !hasStack(reg, "lab") })
 			if _, err := s.Socket(t.Context(), rootCaller(), unix.AF_INET, unix.SOCK_STREAM, 0); !errors.Is(err, unix.ENODEV) {
 				t.Errorf("Socket: got %v, want ENODEV", err)
 			}
 		}
 
 		// A name that the configuration has taken stays that of the stack.
-		mustRun(t, "ip", "netns", "add", "other")
-		mustRun(t, "ip", "netns", "add", "last")
-		eventually(t, 2*time.Second, "last appears", func() bool { return there(reg, "last") })
+		mustCommand(t, "ip", "netns", "add", "other")
+		mustCommand(t, "ip", "netns", "add", "last")
+		eventually(t, 2*time.Second, "last appears", func() bool { return hasStack(reg, "last") })
 		s, err := reg.Get("other")
 		mustDo(t, err)
 		if s.Origin() != stacknode.OriginConfig {
 			t.Errorf("other: origin %s, want config", s.Origin())
 		}
-		mustRun(t, "ip", "netns", "del", "other")
-		mustRun(t, "ip", "netns", "del", "last")
-		eventually(t, time.Second, "last vanishes", func() bool { return !there(reg, "last") })
-		if !there(reg, "other") {
+		mustCommand(t, "ip", "netns", "del", "other")
+		mustCommand(t, "ip", "netns", "del", "last")
+		eventually(t, time.Second, "last vanishes", func() bool { return !hasStack(reg, "last") })
+		if !hasStack(reg, "other") {
 			t.Error("other went with a namespace that it is not in")
 		}
 	})
@@ -163,7 +163,7 @@ func TestNetnsReplacedUnderTheSameName(t *testing.T) {
 	isolated(t, func(t *testing.T) {
 		reg := discovering(t)
 		for range 20 {
-			mustRun(t, "sh", "-c", "ip netns add lab; ip netns del lab; ip netns add lab")
+			mustCommand(t, "sh", "-c", "ip netns add lab; ip netns del lab; ip netns add lab")
 			var st unix.Stat_t
 			mustDo(t, unix.Stat("/run/netns/lab", &st))
 			eventually(t, 2*time.Second, "the stack is in the new lab", func() bool {
@@ -174,22 +174,22 @@ func TestNetnsReplacedUnderTheSameName(t *testing.T) {
 				id, _, _ := s.NetNS()
 				return id.Ino == st.Ino
 			})
-			mustRun(t, "ip", "netns", "del", "lab")
+			mustCommand(t, "ip", "netns", "del", "lab")
 		}
-		eventually(t, time.Second, "lab vanishes", func() bool { return !there(reg, "lab") })
+		eventually(t, time.Second, "lab vanishes", func() bool { return !hasStack(reg, "lab") })
 	})
 }
 
 func TestNetnsByPathIsDroppedWithItsMount(t *testing.T) {
 	isolated(t, func(t *testing.T) {
-		mustRun(t, "ip", "netns", "add", "lab")
+		mustCommand(t, "ip", "netns", "add", "lab")
 		mustDo(t, os.WriteFile("/run/box", nil, 0o644))
-		mustRun(t, "mount", "--bind", "/run/netns/lab", "/run/box")
+		mustCommand(t, "mount", "--bind", "/run/netns/lab", "/run/box")
 		reg := discovering(t, netnsSpec("box", stacknode.NetnsSpec{Path: "/run/box"}),
 			netnsSpec("var", stacknode.NetnsSpec{Path: "/var/run/netns/lab"}))
-		mustRun(t, "umount", "/run/box")
-		eventually(t, time.Second, "box vanishes", func() bool { return !there(reg, "box") })
-		if !there(reg, "lab") {
+		mustCommand(t, "umount", "/run/box")
+		eventually(t, time.Second, "box vanishes", func() bool { return !hasStack(reg, "box") })
+		if !hasStack(reg, "lab") {
 			t.Error("lab went with another mount of its namespace")
 		}
 	})

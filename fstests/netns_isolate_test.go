@@ -50,13 +50,13 @@ func isolated(t *testing.T, fn func(t *testing.T)) {
 
 // netnsEnv is the environment of netns stacks whose logs go to the test.
 func netnsEnv(t *testing.T) netns.Env {
-	log := slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	log := slog.New(slog.NewTextHandler(netnsLogWriter{t}, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	return netns.Env{RunDir: "/run/stackfs/test", Log: log, Worker: worker.Env{Log: log}}
 }
 
-type testWriter struct{ t *testing.T }
+type netnsLogWriter struct{ t *testing.T }
 
-func (w testWriter) Write(b []byte) (int, error) {
+func (w netnsLogWriter) Write(b []byte) (int, error) {
 	w.t.Log(strings.TrimRight(string(b), "\n"))
 	return len(b), nil
 }
@@ -68,7 +68,7 @@ func newNetns(t *testing.T, env netns.Env, name string, opts stacknode.NetnsSpec
 	if err != nil {
 		t.Fatalf("netns.New(%s): %v", name, err)
 	}
-	t.Cleanup(func() { end(t, b) })
+	t.Cleanup(func() { endNetns(t, b) })
 	return b
 }
 
@@ -76,8 +76,8 @@ func netnsSpec(name string, opts stacknode.NetnsSpec) stacknode.Spec {
 	return stacknode.Spec{Name: name, Kind: stacknode.KindNetns, Mode: 0o666, Netns: opts}
 }
 
-// end closes a backend and destroys what it made. Twice is as once.
-func end(t *testing.T, b stacknode.Backend) {
+// endNetns closes a backend and destroys what it made. Twice is as once.
+func endNetns(t *testing.T, b stacknode.Backend) {
 	t.Helper()
 	if err := b.Close(); err != nil {
 		t.Errorf("Close: %v", err)
@@ -92,7 +92,7 @@ func end(t *testing.T, b stacknode.Backend) {
 // inNetns runs a command in the namespace of b and returns its output.
 func inNetns(t *testing.T, b stacknode.Backend, args ...string) string {
 	t.Helper()
-	return mustRun(t, append([]string{"nsenter", "--net=" + nsPath(t, b)}, args...)...)
+	return mustCommand(t, append([]string{"nsenter", "--net=" + nsPath(t, b)}, args...)...)
 }
 
 // nsPath finds a path to the namespace of b below /run.
@@ -112,16 +112,16 @@ func nsPath(t *testing.T, b stacknode.Backend) string {
 	return ""
 }
 
-func mustRun(t *testing.T, args ...string) string {
+func mustCommand(t *testing.T, args ...string) string {
 	t.Helper()
-	out, err := run(args...)
+	out, err := tryCommand(args...)
 	if err != nil {
 		t.Fatalf("%s: %v\n%s", strings.Join(args, " "), err, out)
 	}
 	return out
 }
 
-func run(args ...string) (string, error) {
+func tryCommand(args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput()

@@ -23,9 +23,9 @@ func prefixes(list ...string) (p []netip.Prefix) {
 
 func TestNetnsUplinkToBridge(t *testing.T) {
 	isolated(t, func(t *testing.T) {
-		mustRun(t, "ip", "link", "add", "br0", "type", "bridge")
-		mustRun(t, "ip", "addr", "add", "192.0.2.254/24", "dev", "br0")
-		mustRun(t, "ip", "link", "set", "br0", "up")
+		mustCommand(t, "ip", "link", "add", "br0", "type", "bridge")
+		mustCommand(t, "ip", "addr", "add", "192.0.2.254/24", "dev", "br0")
+		mustCommand(t, "ip", "link", "set", "br0", "up")
 		env := netnsEnv(t)
 		mk := func(name, addr string) stacknode.Backend {
 			return newNetns(t, env, name, stacknode.NetnsSpec{
@@ -52,20 +52,20 @@ func TestNetnsUplinkToBridge(t *testing.T) {
 				t.Errorf("no route %q:\n%s", want, routes)
 			}
 		}
-		if ports := mustRun(t, "ip", "-br", "link", "show", "master", "br0"); !strings.Contains(ports, "sf-0a") || !strings.Contains(ports, "sf-0b") {
+		if ports := mustCommand(t, "ip", "-br", "link", "show", "master", "br0"); !strings.Contains(ports, "sf-0a") || !strings.Contains(ports, "sf-0b") {
 			t.Errorf("ports of br0:\n%s", ports)
 		}
-		end(t, a)
-		end(t, b)
+		endNetns(t, a)
+		endNetns(t, b)
 		leavesNothing(t)
 	})
 }
 
 func TestNetnsFailureInTheMiddleLeavesNothing(t *testing.T) {
 	isolated(t, func(t *testing.T) {
-		mustRun(t, "ip", "link", "add", "dummy0", "type", "veth", "peer", "name", "dummy1")
-		t.Cleanup(func() { run("ip", "link", "del", "dummy0") })
-		before := mustRun(t, "ip", "-br", "link")
+		mustCommand(t, "ip", "link", "add", "dummy0", "type", "veth", "peer", "name", "dummy1")
+		t.Cleanup(func() { tryCommand("ip", "link", "del", "dummy0") })
+		before := mustCommand(t, "ip", "-br", "link")
 		veth := &stacknode.Uplink{Type: "veth"}
 		for _, c := range []struct {
 			what string
@@ -89,11 +89,11 @@ func TestNetnsFailureInTheMiddleLeavesNothing(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), c.want) || !errors.Is(err, c.err) {
 				t.Errorf("%s: got %v, want %q and %v", c.what, err, c.want, c.err)
 			}
-			if after := mustRun(t, "ip", "-br", "link"); after != before {
+			if after := mustCommand(t, "ip", "-br", "link"); after != before {
 				t.Errorf("%s: links before:\n%safter:\n%s", c.what, before, after)
 			}
 		}
-		mustRun(t, "ip", "link", "del", "dummy0")
+		mustCommand(t, "ip", "link", "del", "dummy0")
 		leavesNothing(t)
 	})
 }
@@ -101,14 +101,14 @@ func TestNetnsFailureInTheMiddleLeavesNothing(t *testing.T) {
 // Kernels without macvlan say so; with it, it is made and goes.
 func TestNetnsMacvlan(t *testing.T) {
 	isolated(t, func(t *testing.T) {
-		mustRun(t, "ip", "link", "add", "par0", "type", "veth", "peer", "name", "par1")
+		mustCommand(t, "ip", "link", "add", "par0", "type", "veth", "peer", "name", "par1")
 		env := netnsEnv(t)
 		b, err := netns.New(netnsSpec("own", stacknode.NetnsSpec{
 			Addresses: prefixes("192.0.2.1/24"),
 			Uplink:    &stacknode.Uplink{Type: "macvlan", Parent: "par0", MAC: "02:00:00:00:00:01"},
 		}), env)
 		if err != nil {
-			if _, kerr := run("ip", "link", "add", "mv0", "link", "par1", "type", "macvlan"); kerr == nil {
+			if _, kerr := tryCommand("ip", "link", "add", "mv0", "link", "par1", "type", "macvlan"); kerr == nil {
 				t.Fatalf("the kernel has macvlan, but: %v", err)
 			}
 			if !errors.Is(err, unix.EOPNOTSUPP) || !strings.Contains(err.Error(), "kernel has no macvlan") {
@@ -118,20 +118,20 @@ func TestNetnsMacvlan(t *testing.T) {
 			if link := inNetns(t, b, "ip", "-d", "link", "show", "eth0"); !strings.Contains(link, "macvlan") || !strings.Contains(link, "02:00:00:00:00:01") {
 				t.Errorf("eth0:\n%s", link)
 			}
-			end(t, b)
+			endNetns(t, b)
 		}
-		mustRun(t, "ip", "link", "del", "par0")
+		mustCommand(t, "ip", "link", "del", "par0")
 		leavesNothing(t)
 	})
 }
 
 func TestNetnsOptionsOnExistingNamespaceAreTakenBack(t *testing.T) {
 	isolated(t, func(t *testing.T) {
-		mustRun(t, "ip", "netns", "add", "lab")
-		in := func(args ...string) string { return mustRun(t, append([]string{"ip", "-n", "lab"}, args...)...) }
+		mustCommand(t, "ip", "netns", "add", "lab")
+		in := func(args ...string) string { return mustCommand(t, append([]string{"ip", "-n", "lab"}, args...)...) }
 		in("addr", "add", "192.0.2.1/24", "dev", "lo")
 		state := func() string {
-			return in("-o", "addr") + in("-br", "link") + in("route") + mustRun(t, "ip", "netns", "exec", "lab", "cat", "/proc/sys/net/ipv4/ip_forward")
+			return in("-o", "addr") + in("-br", "link") + in("route") + mustCommand(t, "ip", "netns", "exec", "lab", "cat", "/proc/sys/net/ipv4/ip_forward")
 		}
 		before := state()
 		b := newNetns(t, netnsEnv(t), "lab", stacknode.NetnsSpec{
@@ -144,15 +144,15 @@ func TestNetnsOptionsOnExistingNamespaceAreTakenBack(t *testing.T) {
 		if after := state(); !strings.Contains(after, "198.51.100.1/24") || !strings.Contains(after, "203.0.113.0/24 via") || !strings.Contains(after, "\n1\n") {
 			t.Errorf("not set:\n%s", after)
 		}
-		end(t, b)
+		endNetns(t, b)
 		if after := state(); after != before {
 			t.Errorf("before:\n%s\nafter:\n%s", before, after)
 		}
 
 		// On lo, where one address was there before.
 		b = newNetns(t, netnsEnv(t), "lab", stacknode.NetnsSpec{Name: "lab", Addresses: prefixes("192.0.2.1/24", "192.0.2.7/32")})
-		mustRun(t, "ip", "netns", "exec", "lab", "ping", "-c1", "-W2", "192.0.2.7")
-		end(t, b)
+		mustCommand(t, "ip", "netns", "exec", "lab", "ping", "-c1", "-W2", "192.0.2.7")
+		endNetns(t, b)
 		if after := state(); after != before {
 			t.Errorf("before:\n%s\nafter:\n%s", before, after)
 		}
@@ -162,30 +162,30 @@ func TestNetnsOptionsOnExistingNamespaceAreTakenBack(t *testing.T) {
 
 func TestNetnsUplinkLeavesLinksOfOthersAlone(t *testing.T) {
 	isolated(t, func(t *testing.T) {
-		mustRun(t, "ip", "netns", "add", "lab")
-		mustRun(t, "ip", "link", "add", "h0", "type", "veth", "peer", "name", "eth0", "netns", "lab")
+		mustCommand(t, "ip", "netns", "add", "lab")
+		mustCommand(t, "ip", "link", "add", "h0", "type", "veth", "peer", "name", "eth0", "netns", "lab")
 		_, err := netns.New(netnsSpec("lab", stacknode.NetnsSpec{Name: "lab", Uplink: &stacknode.Uplink{Type: "veth"}}), netnsEnv(t))
 		if !errors.Is(err, unix.EEXIST) || !strings.Contains(err.Error(), "set uplink.name") {
 			t.Errorf("got %v, want EEXIST and the option to set", err)
 		}
-		mustRun(t, "ip", "-n", "lab", "link", "show", "eth0")
-		mustRun(t, "ip", "link", "del", "h0")
+		mustCommand(t, "ip", "-n", "lab", "link", "show", "eth0")
+		mustCommand(t, "ip", "link", "del", "h0")
 		leavesNothing(t)
 	})
 }
 
 func TestNetnsUplinkEndsWithItsNamespace(t *testing.T) {
 	isolated(t, func(t *testing.T) {
-		mustRun(t, "ip", "netns", "add", "lab")
+		mustCommand(t, "ip", "netns", "add", "lab")
 		env := netnsEnv(t)
 		b := newNetns(t, env, "lab", stacknode.NetnsSpec{Name: "lab", Uplink: &stacknode.Uplink{Type: "veth"}})
-		mustRun(t, "ip", "netns", "del", "lab")
+		mustCommand(t, "ip", "netns", "del", "lab")
 		mustDo(t, b.Close())
 		eventually(t, time.Second, "the peer of the uplink gone", func() bool {
-			out, _ := run("ip", "-br", "link", "show", "type", "veth")
+			out, _ := tryCommand("ip", "-br", "link", "show", "type", "veth")
 			return out == ""
 		})
-		end(t, b)
+		endNetns(t, b)
 		leavesNothing(t)
 	})
 }
@@ -197,7 +197,7 @@ func TestNetnsWithoutMPTCP(t *testing.T) {
 		if !errors.Is(err, unix.ENOPROTOOPT) && !errors.Is(err, unix.EPROTONOSUPPORT) {
 			t.Errorf("Socket(IPPROTO_MPTCP): got %v, want an error", err)
 		}
-		mustSocket(t, b, unix.AF_INET, unix.SOCK_STREAM, 0)
+		mustNetnsSocket(t, b, unix.AF_INET, unix.SOCK_STREAM, 0)
 	})
 }
 
@@ -209,7 +209,7 @@ func TestNetnsNameFiles(t *testing.T) {
 		mustDo(t, os.WriteFile("/etc/netns/lab/resolv.conf", []byte("nameserver 192.0.2.9\n"), 0o644))
 		mustDo(t, os.WriteFile("/run/resolv", []byte("nameserver 192.0.2.8\n"), 0o644))
 		mustDo(t, unix.Mkfifo("/etc/netns/lab/fifo", 0o600))
-		mustRun(t, "ip", "netns", "add", "lab")
+		mustCommand(t, "ip", "netns", "add", "lab")
 		for _, c := range []struct {
 			name string
 			opts stacknode.NetnsSpec
@@ -241,7 +241,7 @@ func TestNetnsGoneIsToldWhenProcessEnds(t *testing.T) {
 		gone := make(chan string, 1)
 		env.Gone = func(stack string) { gone <- stack }
 		b := newNetns(t, env, "p", stacknode.NetnsSpec{PID: sleep.Process.Pid})
-		mustSocket(t, b, unix.AF_INET, unix.SOCK_STREAM, 0)
+		mustNetnsSocket(t, b, unix.AF_INET, unix.SOCK_STREAM, 0)
 		sleep.Process.Kill()
 		select {
 		case name := <-gone:
@@ -252,5 +252,34 @@ func TestNetnsGoneIsToldWhenProcessEnds(t *testing.T) {
 			t.Error("not told of the end of the process")
 		}
 		mustDo(t, b.Close())
+	})
+}
+
+func TestNetnsSweepTakesBackWhatNoStackHas(t *testing.T) {
+	isolated(t, func(t *testing.T) {
+		for _, name := range []string{"lab", "kept", "gone"} {
+			mustCommand(t, "ip", "netns", "add", name)
+		}
+		env := netnsEnv(t)
+		for _, name := range []string{"lab", "kept", "gone"} {
+			b, err := netns.New(netnsSpec(name, stacknode.NetnsSpec{
+				Name: name, Uplink: &stacknode.Uplink{Type: "veth"}, Sysctl: map[string]string{"net.ipv4.ip_forward": "1"},
+			}), env)
+			mustDo(t, err)
+			mustDo(t, b.Close()) // and nothing is destroyed: a crash
+		}
+		mustCommand(t, "ip", "netns", "del", "gone")
+		mustDo(t, netns.Sweep(env, func(stack string) bool { return stack == "kept" }))
+		eventually(t, time.Second, "the uplink of gone goes with it", func() bool {
+			links := mustCommand(t, "ip", "-br", "link", "show", "type", "veth")
+			return strings.HasPrefix(links, "sf-kept@") && strings.Count(links, "\n") == 1
+		})
+		for name, want := range map[string]string{"lab": "0\n", "kept": "1\n"} {
+			if got := mustCommand(t, "ip", "netns", "exec", name, "cat", "/proc/sys/net/ipv4/ip_forward"); got != want {
+				t.Errorf("%s: ip_forward is %q, want %q", name, got, want)
+			}
+		}
+		mustDo(t, netns.Sweep(env, func(string) bool { return false }))
+		leavesNothing(t)
 	})
 }

@@ -21,10 +21,12 @@ func upDone(sp *space, st, _ *step) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if has, err := hasAddr(h, l, loAddress); err != nil {
-		return false, err
-	} else if has {
-		st.Found.Old = loAddress.String()
+	if !st.Forget {
+		if has, err := hasAddr(h, l, loAddress); err != nil {
+			return false, err
+		} else if has {
+			st.Found.Old = loAddress.String()
+		}
 	}
 	return l.Attrs().Flags&net.FlagUp != 0, nil
 }
@@ -42,7 +44,7 @@ func upUndo(sp *space, st *step) error {
 	if err == nil {
 		err = h.LinkSetDown(l)
 	}
-	if err == nil && st.Found.Old == "" {
+	if err == nil && !st.Forget && st.Found.Old == "" {
 		err = h.AddrDel(l, &netlink.Addr{IPNet: ipNet(loAddress)})
 	}
 	return unless(err, unix.ENODEV, unix.EADDRNOTAVAIL)

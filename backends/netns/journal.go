@@ -23,19 +23,33 @@ var journalMu sync.Mutex
 type journal struct {
 	path string
 
+	Of    stacknode.NetnsSpec // where the namespace is from; no options
 	NetNS stacknode.NSID
 	Steps []step
 	lost  []step // done to a namespace that is not there any more
 }
 
-// loadJournal reads the journal of stack, whose namespace is ns.
-func loadJournal(runDir, stack string, ns stacknode.NSID) (*journal, error) {
-	j := &journal{NetNS: ns}
+// loadJournal returns the journal of a stack whose namespace is ns.
+func loadJournal(runDir string, spec stacknode.Spec, ns stacknode.NSID) (*journal, error) {
+	from := stacknode.NetnsSpec{Name: spec.Netns.Name, PID: spec.Netns.PID, Path: spec.Netns.Path}
 	if runDir == "" {
-		return j, nil
+		return &journal{Of: from, NetNS: ns}, nil
 	}
-	j.path = filepath.Join(runDir, "undo", stack)
-	b, err := os.ReadFile(j.path)
+	j, err := readJournal(filepath.Join(runDir, "undo", spec.Name))
+	if err != nil {
+		return nil, err
+	}
+	if j.NetNS != ns {
+		j.lost, j.Steps = j.Steps, nil
+	}
+	j.Of, j.NetNS = from, ns
+	return j, nil
+}
+
+// readJournal reads the file of a journal, which may not exist.
+func readJournal(path string) (*journal, error) {
+	j := &journal{path: path}
+	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return j, nil
 	}
@@ -43,10 +57,7 @@ func loadJournal(runDir, stack string, ns stacknode.NSID) (*journal, error) {
 		return nil, err
 	}
 	if err := json.Unmarshal(b, j); err != nil {
-		return nil, fmt.Errorf("%s is damaged (remove it; what it lists stays): %w: %w", j.path, unix.EUCLEAN, err)
-	}
-	if j.NetNS != ns {
-		j.lost, j.Steps, j.NetNS = j.Steps, nil, ns
+		return nil, fmt.Errorf("%s is damaged (remove it; what it lists stays): %w: %w", path, unix.EUCLEAN, err)
 	}
 	return j, nil
 }

@@ -81,7 +81,7 @@ func uplinkDone(sp *space, st, prev *step) (bool, error) {
 	}
 	st.Found.Index = a.Index
 	if st.Uplink.Type != "veth" {
-		return true, nil
+		return true, failed(st, setUp(sp, st))
 	}
 	h, err := sp.outside()
 	if err != nil {
@@ -92,7 +92,10 @@ func uplinkDone(sp *space, st, prev *step) (bool, error) {
 		return false, fmt.Errorf("the end of %s on the host: %w", a.Name, err)
 	}
 	st.Found.HostName, st.Found.HostIndex = host.Attrs().Name, host.Attrs().Index
-	return true, finishVeth(sp, st, host)
+	if err = finishVeth(sp, st, host); err == nil {
+		err = setUp(sp, st)
+	}
+	return true, failed(st, err)
 }
 
 func uplinkMake(sp *space, st *step) error {
