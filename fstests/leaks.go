@@ -1,0 +1,212 @@
+package fstests
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// leakTime is how long (scaled) something may take to go by itself.
+const leakTime = 5 * time.Second
+
+// A leakState is what of the machine a mount must leave as it was.
+type leakState struct {
+	links []string
+	named []string // network namespaces
+}
+
+func leakStateNow(t testing.TB) leakState {
+	t.Helper()
+	var s leakState
+	links, err := net.Interfaces()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range links {
+		s.links = append(s.links, l.Name)
+	}
+	entries, err := os.ReadDir("/run/netns")
+	if err != nil && !os.IsNotExist(err) {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		s.named = append(s.named, e.Name())
+	}
+	return s
+}
+
+// ourLink matches the host's end of an uplink that the netns backend named.
+var ourLink = regexp.MustCompile(`^sf-`)
+
+// checkLeaks fails the test for what is left after the daemon has ended.
+// Things of other programs on the machine come and go meanwhile, so only
+// what stackfs may have made counts.
+func (m *M) checkLeaks() {
+	t := m.t
+	if left := mountsBelow(t, m.Dir); len(left) > 0 {
+		t.Errorf("mounts left: %v", left)
+	}
+	if m.runDir != "" {
+		if !waitFor(leakTime, func() bool { return !exists(m.runDir) }) {
+			t.Errorf("left: %s", strings.Join(listBelow(m.runDir), " "))
+		}
+		if left := mountsBelow(t, m.runDir); len(left) > 0 {
+			t.Errorf("namespaces left: %v", left)
+		}
+	}
+	var left []string
+	if !waitFor(leakTime, func() bool {
+		left = slices.DeleteFunc(leakStateNow(t).links, func(name string) bool {
+			return slices.Contains(m.before.links, name) || !ourLink.MatchString(name)
+		})
+		return len(left) == 0
+	}) {
+		t.Errorf("links left: %v", left)
+	}
+	for _, name := range m.before.named {
+		if strings.HasPrefix(name, nsPrefix) && !exists("/run/netns/"+name) {
+			t.Errorf("the namespace %s is gone, which stackfs did not make", name)
+		}
+	}
+	if !waitFor(leakTime, func() bool { left = m.processes(); return len(left) == 0 }) {
+		t.Errorf("processes left: %v", left)
+	}
+}
+
+// processes lists those that have to do with the mount: their arguments
+// name its directory or that below /run.
+func (m *M) processes() (list []string) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil || pid == os.Getpid() {
+			continue
+		}
+		argv := cmdline(pid)
+		if len(argv) == 0 || !strings.HasPrefix(filepath.Base(argv[0]), "stackfs") {
+			continue
+		}
+		if slices.Contains(argv, m.Dir) || m.runDir != "" && slices.Contains(argv, m.runDir) {
+			list = append(list, fmt.Sprintf("%d %q", pid, argv))
+		}
+	}
+	return list
+}
+
+// checkFDs fails the test unless the daemon's descriptors are again what
+// they were when it got ready.
+func (m *M) checkFDs() {
+	t := m.t
+	var now map[string]int
+	pid, before := m.PID(), m.daemon.fds
+	if waitFor(leakTime, func() bool {
+		now = fdKinds(pid)
+		for kind, n := range now {
+			if n > before[kind]+fdAllowance(kind) {
+				return false
+			}
+		}
+		return true
+	}) {
+		return
+	}
+	for kind, n := range now {
+		if n > before[kind]+fdAllowance(kind) {
+			t.Errorf("the daemon has %d descriptors of the kind %s open, %d at first", n, kind, before[kind])
+		}
+	}
+}
+
+// fdAllowance is how many more descriptors of a kind are no leak: the
+// thread of a stack starts with the first channel and stays, go-fuse keeps
+// pipes for splice(2).
+func fdAllowance(kind string) int {
+	switch kind {
+	case "anon_inode:[eventpoll]", "anon_inode:[eventfd]":
+		return 16
+	case "pipe:[N]":
+		return 32
+	case "/dev/null":
+		return 1
+	}
+	return 0
+}
+
+var number = regexp.MustCompile(`\d+`)
+
+// fdKinds counts the open descriptors of a process by what they are.
+func fdKinds(pid int) map[string]int {
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	entries, _ := os.ReadDir(dir)
+	kinds := map[string]int{}
+	for _, e := range entries {
+		if target, err := os.Readlink(filepath.Join(dir, e.Name())); err == nil {
+			kinds[number.ReplaceAllString(target, "N")]++
+		}
+	}
+	return kinds
+}
+
+// children lists the child processes of pid.
+func children(pid int) (list []int) {
+	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	for _, name := range files {
+		b, _ := os.ReadFile(name)
+		for _, word := range strings.Fields(string(b)) {
+			if n, err := strconv.Atoi(word); err == nil {
+				list = append(list, n)
+			}
+		}
+	}
+	return list
+}
+
+func cmdline(pid int) []string {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	if err != nil || len(b) == 0 {
+		return nil
+	}
+	return strings.Split(strings.TrimSuffix(string(b), "\x00"), "\x00")
+}
+
+// mountsBelow lists the mounts at dir and below it.
+func mountsBelow(t testing.TB, dir string) (list []string) {
+	t.Helper()
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	sc := bufio.NewScanner(f)
+	for sc.Scan() {
+		fields := strings.Fields(sc.Text())
+		if len(fields) < 5 {
+			continue
+		}
+		if at := fields[4]; at == dir || strings.HasPrefix(at, dir+"/") {
+			list = append(list, at)
+		}
+	}
+	return list
+}
+
+func listBelow(dir string) (list []string) {
+	_ = filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
+		if err == nil {
+			list = append(list, path)
+		}
+		return nil
+	})
+	return list
+}
