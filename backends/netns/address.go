@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -61,7 +62,7 @@ func addrDone(sp *space, st, _ *step) (bool, error) {
 func addrMake(sp *space, st *step) error {
 	h, l, err := sp.handleAndLink(st.Link)
 	if err == nil {
-		err = h.AddrAdd(l, newAddr(st.Prefix))
+		err = addAddr(h, l, st.Prefix)
 	}
 	return failed(st, err)
 }
@@ -87,14 +88,31 @@ func hasAddr(h *netlink.Handle, l netlink.Link, p netip.Prefix) (bool, error) {
 	return false, nil
 }
 
-// newAddr is an address that can be bound to at once: for IPv6 without the
-// second or two of duplicate address detection.
-func newAddr(p netip.Prefix) *netlink.Addr {
+// addAddr sets an address that is good to bind to and to be reached at when
+// addAddr returns: for IPv6 without the second or two of duplicate address
+// detection, but the kernel adds its route a little later, on a work queue.
+func addAddr(h *netlink.Handle, l netlink.Link, p netip.Prefix) error {
 	a := &netlink.Addr{IPNet: ipNet(p)}
 	if p.Addr().Is6() {
 		a.Flags = unix.IFA_F_NODAD
 	}
-	return a
+	if err := h.AddrAdd(l, a); err != nil || p.Addr().Is4() {
+		return err
+	}
+	settled(func() bool {
+		r, err := h.RouteGet(p.Addr().AsSlice())
+		return err == nil && len(r) > 0 && r[0].Type == unix.RTN_LOCAL
+	})
+	return nil
+}
+
+// settled waits for what the kernel does a little later, at most a second:
+// it may have its reasons.
+func settled(ok func() bool) {
+	pause := 100 * time.Microsecond
+	for end := time.Now().Add(time.Second); !ok() && time.Now().Before(end); pause *= 2 {
+		time.Sleep(min(pause, 20*time.Millisecond))
+	}
 }
 
 func routeDone(sp *space, st, _ *step) (bool, error) {

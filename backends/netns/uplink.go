@@ -92,8 +92,8 @@ func uplinkDone(sp *space, st, prev *step) (bool, error) {
 		return false, fmt.Errorf("the end of %s on the host: %w", a.Name, err)
 	}
 	st.Found.HostName, st.Found.HostIndex = host.Attrs().Name, host.Attrs().Index
-	if err = finishVeth(sp, st, host); err == nil {
-		err = setUp(sp, st)
+	if err = setUp(sp, st); err == nil {
+		err = finishVeth(sp, st, host)
 	}
 	return true, failed(st, err)
 }
@@ -156,8 +156,8 @@ func makeVeth(sp *space, h *netlink.Handle, st *step) error {
 		return err
 	}
 	st.Found.HostName, st.Found.HostIndex = veth.Name, veth.Index
-	if err = finishVeth(sp, st, veth); err == nil {
-		err = setUp(sp, st)
+	if err = setUp(sp, st); err == nil {
+		err = finishVeth(sp, st, veth)
 	}
 	if err != nil {
 		return errors.Join(err, h.LinkDel(veth)) // takes the other end along
@@ -165,7 +165,7 @@ func makeVeth(sp *space, h *netlink.Handle, st *step) error {
 	return nil
 }
 
-// finishVeth connects the end on the host.
+// finishVeth connects the end on the host, the other one is up.
 func finishVeth(sp *space, st *step, host netlink.Link) error {
 	h, err := sp.outside()
 	if err != nil {
@@ -180,6 +180,9 @@ func finishVeth(sp *space, st *step, host netlink.Link) error {
 			return fmt.Errorf("make %s a port of bridge %s: %w", host.Attrs().Name, st.Uplink.Bridge, err)
 		}
 	}
+	if err := h.LinkSetUp(host); err != nil {
+		return fmt.Errorf("bring %s up: %w", host.Attrs().Name, err)
+	}
 	for _, s := range strings.Fields(st.Uplink.PeerAddrs) {
 		p := netip.MustParsePrefix(s)
 		if has, err := hasAddr(h, host, p); err != nil || has {
@@ -188,14 +191,25 @@ func finishVeth(sp *space, st *step, host netlink.Link) error {
 			}
 			continue
 		}
-		if err := h.AddrAdd(host, newAddr(p)); err != nil {
+		if err := addAddr(h, host, p); err != nil {
 			return fmt.Errorf("address %v on %s: %w", p, host.Attrs().Name, err)
 		}
 	}
-	if err := h.LinkSetUp(host); err != nil {
-		return fmt.Errorf("bring %s up: %w", host.Attrs().Name, err)
+	// The end that came up first has its queue, which drops until then, when
+	// the kernel's link watch has seen the other one.
+	inside, err := sp.inside()
+	if err != nil {
+		return err
 	}
+	settled(func() bool {
+		return running(h, st.Found.HostIndex) && running(inside, st.Found.Index)
+	})
 	return nil
+}
+
+func running(h *netlink.Handle, index int) bool {
+	l, err := h.LinkByIndex(index)
+	return err == nil && l.Attrs().OperState == netlink.OperUp
 }
 
 // setUp brings the end in the namespace up.
