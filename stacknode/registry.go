@@ -16,6 +16,7 @@ type Registry struct {
 	mu     sync.Mutex // guards the fields below; taken before Stack.mu
 	stacks map[string]*Stack
 	adding map[string]bool
+	lastID uint64
 	gone   func(name string)
 }
 
@@ -68,7 +69,8 @@ func (r *Registry) Add(spec Spec, origin Origin) (*Stack, error) {
 	if err != nil {
 		return nil, fmt.Errorf("stack %s: %w", spec.Name, err)
 	}
-	s := newStack(spec, origin, b)
+	r.lastID++
+	s := newStack(r.lastID, spec, origin, b)
 	r.stacks[spec.Name] = s
 	return s, nil
 }

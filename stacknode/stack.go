@@ -25,6 +25,7 @@ func (s State) String() string {
 
 // A Stack is a named Backend with an owner, a mode and a lifecycle.
 type Stack struct {
+	id      uint64
 	spec    Spec
 	origin  Origin
 	backend Backend
@@ -36,12 +37,15 @@ type Stack struct {
 	uid, gid uint32
 }
 
-func newStack(spec Spec, origin Origin, b Backend) *Stack {
+func newStack(id uint64, spec Spec, origin Origin, b Backend) *Stack {
 	return &Stack{
-		spec: spec, origin: origin, backend: b, created: time.Now(),
+		id: id, spec: spec, origin: origin, backend: b, created: time.Now(),
 		mode: spec.Mode.Perm(), uid: spec.UID, gid: spec.GID,
 	}
 }
+
+// ID returns a number that no other stack of the registry has or had.
+func (s *Stack) ID() uint64 { return s.id }
 
 // Name returns the name of the stack in its mount.
 func (s *Stack) Name() string { return s.spec.Name }
