@@ -3,7 +3,6 @@ package netns
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"time"
 
@@ -12,44 +11,6 @@ import (
 
 	"github.com/stackfs/stackfs/stacknode"
 )
-
-// loAddress is set on lo by the kernel when it comes up, and stays when it
-// goes down.
-var loAddress = netip.MustParsePrefix("127.0.0.1/8")
-
-func upDone(sp *space, st, _ *step) (bool, error) {
-	h, l, err := sp.handleAndLink(st.Link)
-	if err != nil {
-		return false, err
-	}
-	if !st.Forget {
-		if has, err := hasAddr(h, l, loAddress); err != nil {
-			return false, err
-		} else if has {
-			st.Found.Old = loAddress.String()
-		}
-	}
-	return l.Attrs().Flags&net.FlagUp != 0, nil
-}
-
-func upMake(sp *space, st *step) error {
-	h, l, err := sp.handleAndLink(st.Link)
-	if err == nil {
-		err = h.LinkSetUp(l)
-	}
-	return failed(st, err)
-}
-
-func upUndo(sp *space, st *step) error {
-	h, l, err := sp.handleAndLink(st.Link)
-	if err == nil {
-		err = h.LinkSetDown(l)
-	}
-	if err == nil && !st.Forget && st.Found.Old == "" {
-		err = h.AddrDel(l, &netlink.Addr{IPNet: ipNet(loAddress)})
-	}
-	return unless(err, unix.ENODEV, unix.EADDRNOTAVAIL)
-}
 
 func addrDone(sp *space, st, _ *step) (bool, error) {
 	h, l, err := sp.handleAndLink(st.Link)

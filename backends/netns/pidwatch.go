@@ -1,6 +1,7 @@
 package netns
 
 import (
+	"errors"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -25,9 +26,11 @@ func watchPID(pid int) (*pidWatch, error) {
 
 // alive returns ESRCH if the process has ended.
 func (w *pidWatch) alive() error {
-	return os.NewSyscallError("pidfd_send_signal", w.control(func(fd int) error {
-		return unix.PidfdSendSignal(fd, 0, nil, 0)
-	}))
+	err := w.control(func(fd int) error { return unix.PidfdSendSignal(fd, 0, nil, 0) })
+	if errors.Is(err, unix.EPERM) {
+		return nil // there, and another user's: the daemon gave up CAP_KILL
+	}
+	return os.NewSyscallError("pidfd_send_signal", err)
 }
 
 // start calls gone, on a goroutine of its own, when the process has ended.
