@@ -27,6 +27,12 @@ func errno(log *slog.Logger, op string, err error) syscall.Errno {
 		return syscall.EOPNOTSUPP
 	case errors.As(err, &e) && e != 0:
 		return e
+	case errors.Is(err, os.ErrNotExist):
+		return syscall.ENOENT
+	case errors.Is(err, os.ErrExist):
+		return syscall.EEXIST
+	case errors.Is(err, os.ErrPermission):
+		return syscall.EACCES
 	case errors.Is(err, errors.ErrUnsupported):
 		return syscall.EOPNOTSUPP
 	}
