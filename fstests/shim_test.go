@@ -600,6 +600,49 @@ func TestShimStackIsRemoved(t *testing.T) {
 	}
 }
 
+// Below a seccomp filter a socket of our own may be another stack's.
+func TestShimUnderRun(t *testing.T) {
+	m := newShimMount(t)
+	static := shimAbs(t, shimBuildDir+"/probe-static")
+	for _, tc := range []struct {
+		stack string
+		lines [][2]string
+	}{
+		{"/lab", [][2]string{
+			{"socket 2 1 0", "net"},
+			{"msocket " + m.dir + "/kernel 2 1 0", "host"},
+			{"msocket " + m.dir + "/kernel 2 1 0", "host"},
+			{"msocket " + m.dir + "/kernel 2 -1 0", "EINVAL"},
+			{"default " + m.lab + " 2", "ok"},
+			{"exec execve-empty " + static + " socket 2 1 0", "net"},
+		}},
+		{"/null", [][2]string{
+			{"socket 2 1 0", "EAFNOSUPPORT"},
+			{"msocket " + m.dir + "/kernel 2 1 0", "host"},
+			{"msocket " + m.lab + " 2 1 0", "net"},
+			{"default " + m.lab + " 2", "ok"},
+			{"socket 2 1 0", "net"},
+			{"exec execve " + static + " socket 2 1 0", "EACCES"}, // null, not lab
+		}},
+	} {
+		var words []string
+		for _, line := range tc.lines {
+			words = append(words, strings.Fields(line[0])...)
+			words = append(words, ",")
+		}
+		args := []string{shimBuildDir + "/stackfs", "run", m.dir + tc.stack, "--", "env",
+			"LD_PRELOAD=" + shimAbs(t, "../build/libmsocket.so"), shimAbs(t, shimBuildDir+"/probe")}
+		out := shimCommand(t, append(args, words[:len(words)-1]...)...)
+		lines := strings.Split(strings.TrimSuffix(out, "\n"), "\n")
+		if len(lines) != len(tc.lines) {
+			t.Fatalf("%d lines, want %d:\n%s", len(lines), len(tc.lines), out)
+		}
+		for i, line := range lines {
+			m.checkLine(t, line, tc.lines[i][1])
+		}
+	}
+}
+
 func BenchmarkShim(b *testing.B) {
 	m := newShimMount(b)
 	for name, words := range map[string]string{

@@ -176,7 +176,7 @@ int exec_run(struct exec *e, char *const *envp)
 	if (env.shim && !strcmp(env.shim, "off"))
 		return exec_real(e, envp);
 	self = env_self();
-	if (!shim_in_run()) {
+	if (!default_is_run(&d)) {
 		ret = exec_image_check(e);
 		if (ret == 0 && !self)
 			ret = -EACCES;
@@ -202,7 +202,7 @@ int exec_shell_check(void)
 
 	if (!default_snapshot(&d) || (shim && !strcmp(shim, "off")))
 		return 0;
-	if (!shim_in_run())
+	if (!default_is_run(&d))
 		ret = image_check(AT_FDCWD, "/bin/sh", 0);
 	if (ret == 0 && !env_published())
 		ret = env_publish(&d) < 0 ? -EACCES : 0;

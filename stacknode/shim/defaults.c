@@ -10,13 +10,14 @@
  */
 #include <stdlib.h>
 #include <string.h>
+#include <linux/seccomp.h>
 #include <sys/prctl.h>
 
 #include "../uapi/stackfs.h"
 #include "shim.h"
 #include "sys.h"
 
-#define RUN_VALUE_MAX	256
+#define RUN_VALUE_MAX	PATH_MAX
 
 static struct stack none;	/* no default: the kernel's own */
 static struct stack gone = { .path = "" };	/* a default that we could not read */
@@ -90,15 +91,6 @@ const char *shim_run_value(void)
 	return atomic_load(&run_set) ? run_value : NULL;
 }
 
-/*
- * Is there the filter of "stackfs run" below us? The variable alone may have
- * been handed on by a daemon outside of it.
- */
-bool shim_in_run(void)
-{
-	return shim_run_value() && SYS(prctl, PR_GET_SECCOMP, 0, 0, 0, 0) == 2;
-}
-
 /* The default stack of a family, NULL if none is set. */
 struct stack *default_get(int domain)
 {
@@ -124,6 +116,24 @@ bool default_snapshot(struct defaults *d)
 			d->any = true;
 	}
 	return d->any;
+}
+
+/*
+ * Is there the filter of "stackfs run" below us, for the stack that is the
+ * default? Then no program can miss it. The variable alone may have been
+ * handed on by a daemon outside of the filter.
+ */
+bool default_is_run(const struct defaults *d)
+{
+	const char *run = shim_run_value();
+
+	if (!run || SYS(prctl, PR_GET_SECCOMP, 0, 0, 0, 0) != SECCOMP_MODE_FILTER)
+		return false;
+	for (int i = 0; i < FAMILIES; i++) {
+		if (d->of[i] && strcmp(d->of[i]->path, run))
+			return false;
+	}
+	return true;
 }
 
 /* Sets st, or none for NULL, for each family in the set. */

@@ -26,7 +26,9 @@ extern const ElfW(Ehdr) __ehdr_start __attribute__((visibility("hidden")));
 
 static bool read_at(int fd, void *buf, size_t len, off_t offset)
 {
-	return SYS(pread64, fd, buf, len, offset) == (long)len;
+	/* Not pread64: its offset is two arguments on 32-bit machines. */
+	return SYS(lseek, fd, offset, SEEK_SET) == offset &&
+	       SYS(read, fd, buf, len) == (long)len;
 }
 
 static const char *base_name(const char *path)
@@ -133,7 +135,7 @@ static int file_check(int fd, const struct stat *st, int depth)
 		ElfW(Ehdr) elf;
 		char text[SCRIPT_LINE + 1];
 	} head = { .text = "" };
-	long n = SYS(pread64, fd, &head, SCRIPT_LINE, 0);
+	long n = SYS(read, fd, &head, SCRIPT_LINE);
 
 	if (n < 0)
 		return n;
@@ -166,7 +168,8 @@ static int path_check(int dirfd, const char *path, int depth)
 	fd_close(fd);
 	if (ret < 0 || !S_ISREG(st.st_mode))
 		return 0;
-	fd = SYS(openat, dirfd, path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	fd = SYS(openat, dirfd, path, O_RDONLY | O_CLOEXEC |
+		 O_NONBLOCK | O_LARGEFILE);
 	if (fd < 0)	/* may be executed but not read: cannot be vouched for */
 		return fd;
 	ret = file_check(fd, &st, depth);

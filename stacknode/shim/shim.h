@@ -120,10 +120,10 @@ struct defaults {
 };
 
 bool shim_off(void);
-bool shim_in_run(void);
 const char *shim_run_value(void);
 struct stack *default_get(int domain);
 bool default_snapshot(struct defaults *d);
+bool default_is_run(const struct defaults *d);
 int default_set(const char *path, int domain);
 int default_clear(int domain);
 

@@ -80,8 +80,8 @@ static int do_loop(int argc, char **argv)
 			close(fd);
 		}
 	}
-	printf("loop: failed=%d leaked=%d", bad, count_fds() - before);
-	printf(bad ? " %s\n" : "\n", strerrorname_np(err));
+	printf("loop: failed=%d leaked=%d%s%s\n", bad, count_fds() - before,
+	       bad ? " " : "", bad ? strerrorname_np(err) : "");
 	return 0;
 }
 
