@@ -144,13 +144,13 @@ func (r *Registry) finish(s *Stack, destroy bool) error {
 	return err
 }
 
-// Close ends every stack. With keep, and for stacks that are in use, what
-// was made stays for the next daemon to adopt; the names of those in use
-// are returned.
-func (r *Registry) Close(keep bool) (busy []string, err error) {
+// Close ends every stack. With keep everything that was made stays for the
+// next daemon to adopt; without, and unless force, so do the stacks that are
+// in use, whose names are returned.
+func (r *Registry) Close(keep, force bool) (busy []string, err error) {
 	for _, s := range r.List() {
 		destroy := !keep
-		if destroy && s.busy() != nil {
+		if destroy && !force && s.busy() != nil {
 			busy = append(busy, s.Name())
 			destroy = false
 		}

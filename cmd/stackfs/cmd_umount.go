@@ -21,9 +21,10 @@ func newUmountCmd(e env) *cobra.Command {
 		Short:   "End a mount",
 		Long: `End the mount on DIR and the daemon that serves it. What was made for its
 stacks is removed; while one of them is in use nothing happens (exit code 4).
-With --force the mount ends all the same: sockets and programs in it go on,
-and what is in use stays for a later mount to adopt. A mount whose daemon is
-gone is detached, and its namespaces stay.`,
+With --force the mount ends all the same: open sockets go on, and a namespace
+that was made ends with the last of them. With --keep it stays for a later
+mount to adopt. A mount whose daemon is gone is detached, and its namespaces
+stay.`,
 		Example: `  stackfs umount /dev/net
   stackfs umount --keep /dev/net   # a later mount adopts the stacks`,
 		Args:                  argNames("DIR"),
@@ -62,7 +63,7 @@ func (e env) umount(ctx context.Context, m mountPoint, line string, force bool) 
 		return nil
 	}
 	if err != nil {
-		return explainOrder(err, m.dir, m, "stackfs umount --keep or --force leaves what is in use to a later mount")
+		return explainOrder(err, m.dir, m, "stackfs umount --keep leaves the stacks to a later mount, --force ends them")
 	}
 	return e.waitGone(ctx, m)
 }

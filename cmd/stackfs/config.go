@@ -2,6 +2,7 @@ package main
 
 import (
 	"io/fs"
+	"slices"
 	"sort"
 
 	"github.com/stackfs/stackfs/stacknode"
@@ -38,6 +39,22 @@ func defaultConfiguration() *config {
 		Discover:   true,
 		DiscoverAs: access{Mode: modeStack},
 	}
+}
+
+// put makes spec the one of its name.
+func (c *config) put(spec stacknode.Spec) {
+	for _, list := range [][]stacknode.Spec{c.Builtin, c.Stacks} {
+		for i := range list {
+			if list[i].Name == spec.Name {
+				list[i] = spec
+			}
+		}
+	}
+}
+
+// drop forgets the stack of that name.
+func (c *config) drop(name string) {
+	c.Stacks = slices.DeleteFunc(c.Stacks, func(s stacknode.Spec) bool { return s.Name == name })
 }
 
 func builtinSpec(kind stacknode.Kind) stacknode.Spec {

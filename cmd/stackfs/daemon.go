@@ -31,6 +31,9 @@ import (
 // runRoot holds a directory for each mount, with what outlives its daemon.
 const runRoot = "/run/stackfs"
 
+// lockPatience is how long a new daemon waits for an earlier one to leave.
+const lockPatience = 3 * time.Second
+
 // A server is the daemon of one mount.
 type server struct {
 	opts   mountOptions
@@ -54,7 +57,10 @@ type server struct {
 }
 
 // A stopOrder ends the daemon.
-type stopOrder struct{ keep bool }
+type stopOrder struct {
+	keep  bool // leave everything that was made
+	force bool // also end stacks that are in use
+}
 
 // serve mounts and serves until it is told to stop. ready is called when
 // the tree can be used.
@@ -171,7 +177,7 @@ func (s *server) prepare(undo *undoList, stderr io.Writer) (err error) {
 	s.runs = runs.New(s.reg, s.keeper, s.gone, s.log)
 	undo.add(func() {
 		s.runs.Close()
-		_, _ = s.reg.Close(false)
+		_, _ = s.reg.Close(false, false)
 	})
 	return nil
 }
@@ -311,7 +317,7 @@ func (s *server) stop(order stopOrder) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	busy, err := s.reg.Close(order.keep)
+	busy, err := s.reg.Close(order.keep, order.force)
 	if len(busy) > 0 {
 		s.log.Warn("stacks in use stay, for the next mount to adopt", "stacks", strings.Join(busy, " "))
 	}
@@ -341,12 +347,19 @@ func lockDir(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			err = syscall.EBUSY
+	// A daemon that has just unmounted may still be cleaning up.
+	for end := time.Now().Add(lockPatience); ; time.Sleep(20 * time.Millisecond) {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return f, nil
 		}
-		return nil, err
+		if !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(end) {
+			break
+		}
 	}
-	return f, nil
+	f.Close()
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		err = syscall.EBUSY
+	}
+	return nil, err
 }

@@ -71,18 +71,17 @@ func (s *server) controlRemove(rest string) (string, error) {
 
 func (s *server) controlUmount(words []string) (string, error) {
 	var order stopOrder
-	force := false
 	for _, w := range words {
 		switch w {
 		case "keep":
 			order.keep = true
 		case "force":
-			force = true
+			order.force = true
 		default:
 			return "", fmt.Errorf("umount [keep] [force]: %w", errInvalid)
 		}
 	}
-	if !order.keep && !force {
+	if !order.keep && !order.force {
 		if err := s.reg.Busy(); err != nil {
 			return "", err
 		}

@@ -175,26 +175,24 @@ func (s *server) reload() (string, error) {
 	now := specsByName(cfg.Stacks, cfg.Builtin)
 	s.config = cfg
 	var errs []error
-	for name := range old {
-		if _, still := now[name]; !still {
-			errs = append(errs, s.ignoreGone(s.remove(name, false)))
+	for name, was := range old {
+		if _, still := now[name]; still {
+			continue
+		}
+		if err := s.remove(name, false); err != nil && !errors.Is(err, stacknode.ErrNotFound) {
+			errs = append(errs, err)
+			s.config.Stacks = append(s.config.Stacks, was) // to be tried again
 		}
 	}
 	for name, spec := range now {
 		was, had := old[name]
-		switch st, err := s.reg.Get(name); {
-		case err == nil && st.Origin() == stacknode.OriginDiscover && !had:
-			errs = append(errs, s.reg.Drop(name), s.addFromConfig(spec))
-		case err != nil:
-			errs = append(errs, s.addFromConfig(spec))
-		case !had:
-			errs = append(errs, fmt.Errorf("stack %s: %w", name, stacknode.ErrExists))
-		case !sameButAccess(was, spec):
-			errs = append(errs, s.replace(st, spec))
-		case was.Mode != spec.Mode || was.UID != spec.UID || was.GID != spec.GID:
-			st.SetAccess(&spec.Mode, &spec.UID, &spec.GID)
-			delete(s.state.Access, name)
-			s.tree.Refresh(name)
+		if err := s.reloadOne(spec, was, had); err != nil {
+			errs = append(errs, err)
+			if had {
+				s.config.put(was)
+			} else {
+				s.config.drop(name)
+			}
 		}
 	}
 	s.saveState()
@@ -205,16 +203,29 @@ func (s *server) reload() (string, error) {
 	return "ok\n", nil
 }
 
-func (s *server) addFromConfig(spec stacknode.Spec) error {
-	_, err := s.add(spec, stacknode.OriginConfig)
-	return err
-}
-
-func (s *server) ignoreGone(err error) error {
-	if errors.Is(err, stacknode.ErrNotFound) {
-		return nil
+// reloadOne makes one stack what spec says; was is what the configuration
+// said before, if it had it. It is called with s.mu held.
+func (s *server) reloadOne(spec, was stacknode.Spec, had bool) error {
+	st, err := s.reg.Get(spec.Name)
+	switch {
+	case err == nil && st.Origin() == stacknode.OriginDiscover && !had:
+		if err := s.reg.Drop(spec.Name); err != nil {
+			return err
+		}
+		fallthrough
+	case err != nil:
+		_, err := s.add(spec, stacknode.OriginConfig)
+		return err
+	case !had:
+		return fmt.Errorf("stack %s: %w", spec.Name, stacknode.ErrExists)
+	case !sameButAccess(was, spec):
+		return s.replace(st, spec)
+	case was.Mode != spec.Mode || was.UID != spec.UID || was.GID != spec.GID:
+		st.SetAccess(&spec.Mode, &spec.UID, &spec.GID)
+		delete(s.state.Access, spec.Name)
+		s.tree.Refresh(spec.Name)
 	}
-	return err
+	return nil
 }
 
 // replace makes a stack anew whose options changed.
