@@ -5,12 +5,15 @@
 set -euo pipefail
 
 top=$(cd "$(dirname "$0")/.." && pwd)
-export PATH="$top/build:$PATH"
 [ "$(id -u)" -eq 0 ] || { echo "demo.sh: mounting needs root (sudo make demo)" >&2; exit 1; }
 
 work=$(mktemp -d /tmp/stackfs-demo.XXXXXX)
 net=$work/net
-mkdir -p "$net" "$work/www"
+# An ordinary user takes part: what he needs must not be in root's home.
+chmod 755 "$work"
+mkdir -p "$net" "$work/www" "$work/bin"
+cp "$top/build/stackfs" "$work/bin/"
+export PATH="$work/bin:$PATH"
 server=
 cleanup() {
 	[ -z "$server" ] || kill "$server" 2>/dev/null || true
@@ -45,8 +48,8 @@ run ls -l "$net"
 run stackfs ls "$net"
 
 say "A real server, unmodified, on the stack \"shop\"."
-printf '$ stackfs run DEMO/net/shop -- python3 -m http.server 80 &\n'
-stackfs run "$net/shop" -- python3 -m http.server 80 --directory "$work/www" >/dev/null 2>&1 &
+printf '$ stackfs run DEMO/net/shop -- python3 -m http.server 80 --bind :: &\n'
+stackfs run "$net/shop" -- python3 -m http.server 80 --bind :: --directory "$work/www" >/dev/null 2>&1 &
 server=$!
 for _ in $(seq 100); do
 	timeout 5 stackfs run "$net/shop" -- curl -s -o /dev/null http://127.0.0.1/ && break

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"io/fs"
+	"os"
 	"slices"
 	"sort"
 
@@ -21,6 +23,10 @@ type config struct {
 	Builtin []stacknode.Spec
 	// Stacks has the other stacks, by name.
 	Stacks []stacknode.Spec
+
+	// where finds the table of a stack again, for errors that show only
+	// when the stack is made.
+	where func(spec stacknode.Spec, err error) error
 
 	Discover   bool   // named namespaces of ip-netns(8) appear by themselves
 	DiscoverAs access // with this owner and mode
@@ -104,7 +110,22 @@ func parseConfig(file string, text []byte, lookup userLookup) (*config, error) {
 	if err := src.err(); err != nil {
 		return nil, err
 	}
+	cfg.where = func(spec stacknode.Spec, err error) error {
+		key := "stack." + quoteKey(spec.Name)
+		if spec.Netns.Name != "" && errors.Is(err, os.ErrNotExist) {
+			key += ".netns"
+		}
+		return &configError{File: src.file, Line: src.index.line(key), Key: key, Err: err}
+	}
 	return cfg, nil
+}
+
+// locate says where in the file the stack is that err is about.
+func (c *config) locate(spec stacknode.Spec, err error) error {
+	if err == nil || c.where == nil {
+		return err
+	}
+	return c.where(spec, err)
 }
 
 // parseStackTOML makes the spec of one stack from the keys that a

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stackfs/stackfs/stacknode"
@@ -22,8 +23,24 @@ func TestEmptyConfigurationIsTheDefault(t *testing.T) {
 		Discover:   true,
 		DiscoverAs: access{Mode: 0o700},
 	}
-	if err != nil || !reflect.DeepEqual(got, want) {
-		t.Errorf("got %+v, %v, want %+v", got, err, want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got.where = nil // functions do not compare
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+}
+
+func TestErrorOfAStackSaysWhereItIs(t *testing.T) {
+	t.Parallel()
+	cfg, err := parseConfig("f", []byte("\n[stack.lab]\nmode = \"0700\"\nnetns = \"gone\"\n"), testUsers{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = cfg.locate(cfg.Stacks[0], syscall.ENOENT)
+	if want := "f:4: stack.lab.netns: no such file or directory"; err.Error() != want {
+		t.Errorf("got %q, want %q", err, want)
 	}
 }
 
@@ -132,6 +149,7 @@ group = "net"
 		}
 	}
 	got.Stacks, want.Stacks = nil, nil
+	got.where = nil
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)
 	}

@@ -133,7 +133,7 @@ func TestUmountOfABusyMount(t *testing.T) {
 	c := newCLI(t)
 	dir := c.mount()
 	c.answer("error: stack lab is in use: process 7 (sleep)\n", syscall.EBUSY)
-	c.expect(exitBusy, "process 7 (sleep) (stackfs umount --keep or --force leaves", "stackfs", "umount", dir)
+	c.expect(exitBusy, "process 7 (sleep) (stackfs umount --keep leaves the stacks to a later mount, --force ends them", "stackfs", "umount", dir)
 	c.answer("ok\n", nil)
 	c.patience = 50 * time.Millisecond
 	c.expect(exitBusy, "the mount is still there", "stackfs", "umount", dir)

@@ -31,6 +31,9 @@ import (
 // runRoot holds a directory for each mount, with what outlives its daemon.
 const runRoot = "/run/stackfs"
 
+// lockName is the file in the directory of a mount that its daemon locks.
+const lockName = "lock"
+
 // lockPatience is how long a new daemon waits for an earlier one to leave.
 const lockPatience = 3 * time.Second
 
@@ -156,7 +159,7 @@ func (s *server) prepare(undo *undoList, stderr io.Writer) (err error) {
 	if s.log, err = s.openLog(stderr); err != nil {
 		return err
 	}
-	undo.add(func() { s.removeRunDir() })
+	undo.add(func() { removeRunDir(s.runDir) })
 	if s.state, err = loadState(s.runDir); err != nil {
 		s.log.Warn("state of the earlier daemon is lost", "err", err)
 	}
@@ -324,26 +327,26 @@ func (s *server) stop(order stopOrder) error {
 	s.gone.Close()
 	s.keeper.Close()
 	if !order.keep && len(busy) == 0 {
-		s.removeRunDir()
+		removeRunDir(s.runDir)
 	}
 	return err
 }
 
 // removeRunDir removes the directory of the mount below runRoot, unless it
 // holds pinned namespaces.
-func (s *server) removeRunDir() {
-	if pins, err := netns.Pinned(s.runDir); err == nil && len(pins) > 0 {
+func removeRunDir(runDir string) {
+	if pins, err := netns.Pinned(runDir); err == nil && len(pins) > 0 {
 		return
 	}
-	for _, name := range []string{stateName, keeper.SocketName, "log", "lock", "undo", "ns"} {
-		_ = os.Remove(filepath.Join(s.runDir, name))
+	for _, name := range []string{stateName, keeper.SocketName, "log", lockName, "undo", "ns"} {
+		_ = os.Remove(filepath.Join(runDir, name))
 	}
-	_ = os.Remove(s.runDir)
+	_ = os.Remove(runDir)
 	_ = os.Remove(runRoot)
 }
 
 func lockDir(dir string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}

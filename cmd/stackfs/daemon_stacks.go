@@ -23,7 +23,7 @@ func (s *server) populate(_ *undoList, cfg *config) error {
 	}
 	for _, spec := range cfg.Stacks {
 		if _, err := s.add(spec, stacknode.OriginConfig); err != nil {
-			return err
+			return cfg.locate(spec, err)
 		}
 	}
 	s.adoptStacks()
@@ -215,7 +215,7 @@ func (s *server) reloadOne(spec, was stacknode.Spec, had bool) error {
 		fallthrough
 	case err != nil:
 		_, err := s.add(spec, stacknode.OriginConfig)
-		return err
+		return s.config.locate(spec, err)
 	case !had:
 		return fmt.Errorf("stack %s: %w", spec.Name, stacknode.ErrExists)
 	case !sameButAccess(was, spec):

@@ -5,7 +5,10 @@ import (
 	"log/syslog"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/stackfs/stackfs/backends/keeper"
 )
@@ -39,9 +42,26 @@ func keepMain(e env, runDir string) int {
 	err := dropCapabilities(keeperCaps)
 	if err == nil {
 		err = keeper.Main(runDir, os.NewFile(3, "control"), os.NewFile(4, "slots"), log)
+		tidyRunDir(runDir)
 	}
 	if err != nil {
 		log.Error("keeper", "err", err)
 	}
 	return e.report(err)
+}
+
+// tidyRunDir removes the directory of a mount whose daemon died, unless it
+// holds something for the next one, or the next one is there.
+func tidyRunDir(runDir string) {
+	if _, err := os.Stat(filepath.Join(runDir, stateName)); err == nil {
+		return
+	}
+	f, err := os.OpenFile(filepath.Join(runDir, lockName), os.O_RDWR, 0)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+		removeRunDir(runDir)
+	}
 }

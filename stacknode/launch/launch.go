@@ -76,7 +76,7 @@ func openNode(path string) (*os.File, error) {
 		err = unix.ENODEV
 	}
 	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+		return nil, err
 	}
 	return os.NewFile(uintptr(fd), path), nil
 }
@@ -103,7 +103,7 @@ func nodeInfo(node *os.File) (uapi.Info, error) {
 		err = unix.ENODEV
 	}
 	if err != nil {
-		return info, &os.PathError{Op: "ask", Path: node.Name(), Err: err}
+		return info, err
 	}
 	return info, info.UnmarshalBinary(arg)
 }
@@ -152,7 +152,7 @@ func openHint(err error) string {
 	case errors.Is(err, unix.ENOENT):
 		return "stackfs ls shows what there is"
 	case errors.Is(err, unix.EACCES):
-		return "its mode does not let you; root can chmod or chgrp it"
+		return "its mode, or that of a directory above, does not let you; root can chmod or chgrp it"
 	case errors.Is(err, unix.ENOTSUP):
 		return "it is no stack of stackfs"
 	case errors.Is(err, unix.ENODEV):
