@@ -110,14 +110,20 @@ func parseConfig(file string, text []byte, lookup userLookup) (*config, error) {
 	if err := src.err(); err != nil {
 		return nil, err
 	}
-	cfg.where = func(spec stacknode.Spec, err error) error {
-		key := "stack." + quoteKey(spec.Name)
-		if spec.Netns.Name != "" && errors.Is(err, os.ErrNotExist) {
-			key += ".netns"
-		}
-		return &configError{File: src.file, Line: src.index.line(key), Key: key, Err: err}
+	if len(cfg.Stacks) > 0 {
+		cfg.where = src.locate
 	}
 	return cfg, nil
+}
+
+// locate makes err, about a stack of this source, one that says where that
+// is.
+func (s *source) locate(spec stacknode.Spec, err error) error {
+	key := "stack." + quoteKey(spec.Name)
+	if spec.Netns.Name != "" && errors.Is(err, os.ErrNotExist) {
+		key += ".netns"
+	}
+	return &configError{File: s.file, Line: s.index.line(key), Key: key, Err: err}
 }
 
 // locate says where in the file the stack is that err is about.
