@@ -44,6 +44,7 @@ func TestExampleIsTheDefault(t *testing.T) {
 		t.Fatalf("got stacks %+v, want lab alone", got.Stacks)
 	}
 	lab, err := parseStackTOML("lab", "", testUsers{})
+	got.where = nil
 	if err != nil || !reflect.DeepEqual(got.Stacks[0], lab) {
 		t.Errorf("lab: got %+v, want the default %+v (%v)", got.Stacks[0], lab, err)
 	}
