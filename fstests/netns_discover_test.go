@@ -49,8 +49,9 @@ func discovering(t *testing.T, config ...stacknode.Spec) *stacknode.Registry {
 	mustDo(t, err)
 	t.Cleanup(func() {
 		mustDo(t, d.Close())
-		_, err := reg.Close(false)
-		mustDo(t, err)
+		for _, s := range reg.List() {
+			mustDo(t, reg.Remove(s.Name(), true))
+		}
 	})
 	return reg
 }
@@ -58,6 +59,20 @@ func discovering(t *testing.T, config ...stacknode.Spec) *stacknode.Registry {
 func hasStack(reg *stacknode.Registry, name string) bool {
 	_, err := reg.Get(name)
 	return err == nil
+}
+
+// newChannel opens a channel to a stack, which keeps a thread of the daemon
+// in its namespace, and returns the caller's end.
+func newChannel(t *testing.T, s *stacknode.Stack) int {
+	t.Helper()
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	mustDo(t, err)
+	t.Cleanup(func() { unix.Close(pair[0]) })
+	mustDo(t, unix.SetsockoptTimeval(pair[0], unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 5}))
+	mustDo(t, unix.SetsockoptInt(pair[1], unix.SOL_SOCKET, unix.SO_PASSCRED, 1))
+	conn := os.NewFile(uintptr(pair[1]), "channel")
+	mustDo(t, s.Backend().(stacknode.ChannelServer).ServeChannel(conn, rootCaller(), func() {}))
+	return pair[0]
 }
 
 func TestNetnsNamedNamespacesComeAndGo(t *testing.T) {
@@ -68,6 +83,7 @@ func TestNetnsNamedNamespacesComeAndGo(t *testing.T) {
 			mustCommand(t, "ip", "netns", "add", "lab")
 			eventually(t, 2*time.Second, "lab appears", func() bool { return hasStack(reg, "lab") })
 			s, _ := reg.Get("lab")
+			channel := newChannel(t, s)
 			f, err := s.Socket(t.Context(), rootCaller(), unix.AF_INET, unix.SOCK_STREAM, 0)
 			mustDo(t, err)
 			f.Close()
@@ -78,6 +94,9 @@ func TestNetnsNamedNamespacesComeAndGo(t *testing.T) {
 				_, err := tryCommand("ip", "link", "show", "h0")
 				return err != nil && !hasStack(reg, "lab")
 			})
+			if n, err := unix.Read(channel, make([]byte, 64)); n != 0 || err != nil {
+				t.Errorf("channel: read %d, %v, want end of file", n, err)
+			}
 		}
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -18,6 +19,10 @@ import (
 )
 
 const isolatedEnv = "STACKFS_TEST_ISOLATED"
+
+// The main goroutine keeps the first thread, as in the daemon: no worker's
+// thread is that one, which stays for as long as the process.
+func init() { runtime.LockOSThread() }
 
 // isolated runs fn in a process that has a mount and a network namespace of
 // its own, with an empty /run, so that the test sees and leaves nothing of
