@@ -29,6 +29,7 @@ func (n *ctlNode) attr(a *fuse.Attr) {
 	a.Ino = inoCtl
 	a.Mode = syscall.S_IFREG | 0o600
 	a.Nlink = 1
+	a.SetTimes(&n.tree.created, &n.tree.created, &n.tree.created)
 }
 
 func (n *ctlNode) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) syscall.Errno {

@@ -61,12 +61,9 @@ func Mount(dir string, o Options) (*Server, error) {
 		reg: o.Registry, host: o.Host, log: o.Log,
 		channels: stacknode.NewQuota(channelsPerUser),
 		pending:  stacknode.NewQuota(pendingPerUser),
-		owner:    fuse.Owner{},
+		created:  time.Now(),
 	}
 	root := &rootNode{tree: t, under: o.Under}
-	if err := root.prepare(); err != nil {
-		return nil, err
-	}
 	timeout := cacheTime
 	srv, err := fs.Mount(dir, root, &fs.Options{
 		EntryTimeout: &timeout,

@@ -2,10 +2,8 @@ package fs
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"syscall"
-	"time"
 
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -17,10 +15,8 @@ import (
 // directory mounted over holds.
 type rootNode struct {
 	fs.Inode
-	tree    *tree
-	under   *os.File
-	below   *fs.LoopbackRoot // of under; go-fuse's own pass-through nodes
-	created time.Time
+	tree  *tree
+	under *os.File // the directory mounted over; may be nil
 }
 
 var (
@@ -32,27 +28,11 @@ var (
 	_ = (fs.NodeStatfser)((*rootNode)(nil))
 )
 
-func (r *rootNode) prepare() error {
-	r.created = time.Now()
-	if r.under == nil {
-		return nil
-	}
-	st, err := fstat(r.under)
-	if err != nil {
-		return err
-	}
-	// A path through the open directory stays on the file system below.
-	r.below = &fs.LoopbackRoot{
-		Path: fmt.Sprintf("/proc/self/fd/%d", r.under.Fd()),
-		Dev:  uint64(st.Dev),
-	}
-	return nil
-}
-
 func (r *rootNode) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
 	out.Mode = syscall.S_IFDIR | 0o755
 	out.Nlink = 2
-	out.SetTimes(&r.created, &r.created, &r.created)
+	t := r.tree.created
+	out.SetTimes(&t, &t, &t)
 	return 0
 }
 
@@ -70,10 +50,9 @@ func (r *rootNode) Lookup(ctx context.Context, name string, out *fuse.EntryOut) 
 	return r.lookupBelow(ctx, name, out)
 }
 
-// lookupBelow finds name in the directory mounted over. A device node
-// carries the real device number, so that opening it opens the device.
+// lookupBelow finds name in the directory mounted over.
 func (r *rootNode) lookupBelow(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
-	if r.below == nil {
+	if r.under == nil {
 		return nil, syscall.ENOENT
 	}
 	st, err := fstatat(r.under, name)
@@ -81,7 +60,7 @@ func (r *rootNode) lookupBelow(ctx context.Context, name string, out *fuse.Entry
 		return nil, r.tree.errno("lookup", err)
 	}
 	out.Attr.FromStat(st)
-	n := &fs.LoopbackNode{RootData: r.below}
+	n := &belowNode{root: r, name: name}
 	return r.NewInode(ctx, n, fs.StableAttr{Mode: st.Mode & syscall.S_IFMT, Ino: belowIno(st)}), 0
 }
 
@@ -97,7 +76,7 @@ func (r *rootNode) Readdir(context.Context) (fs.DirStream, syscall.Errno) {
 		seen[s.Name()] = true
 		list = append(list, fuse.DirEntry{Name: s.Name(), Mode: syscall.S_IFDIR, Ino: stackIno(s, 0)})
 	}
-	if r.below != nil {
+	if r.under != nil {
 		below, err := readdir(r.under)
 		if err != nil {
 			return nil, r.tree.errno("readdir", err)
@@ -115,7 +94,7 @@ func (r *rootNode) Readdir(context.Context) (fs.DirStream, syscall.Errno) {
 // every new stack, not the caller's umask: whom it is opened to is to be
 // said by chmod.
 func (r *rootNode) Mkdir(ctx context.Context, name string, _ uint32, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
-	if r.below != nil {
+	if r.under != nil {
 		if _, err := fstatat(r.under, name); err == nil {
 			return nil, syscall.EEXIST
 		}

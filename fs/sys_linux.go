@@ -20,17 +20,49 @@ func fstat(f *os.File) (*syscall.Stat_t, error) {
 	return &st, nil
 }
 
-// fstatat describes name in dir; a symbolic link is not followed.
-func fstatat(dir *os.File, name string) (*syscall.Stat_t, error) {
-	var st syscall.Stat_t
-	// Package syscall has no fstatat; a path through the descriptor is the
-	// same.
-	err := syscall.Lstat("/proc/self/fd/"+strconv.Itoa(int(dir.Fd()))+"/"+name, &st)
+// openEntry opens name in dir for nothing but to refer to it; a symbolic
+// link is not followed.
+func openEntry(dir *os.File, name string) (*os.File, error) {
+	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	runtime.KeepAlive(dir)
 	if err != nil {
-		return nil, &os.PathError{Op: "stat", Path: name, Err: err}
+		return nil, &os.PathError{Op: "open", Path: name, Err: err}
 	}
-	return &st, nil
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// fstatat describes name in dir; a symbolic link is not followed.
+func fstatat(dir *os.File, name string) (*syscall.Stat_t, error) {
+	f, err := openEntry(dir, name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return fstat(f)
+}
+
+// chmodEntry changes the mode of what openEntry opened. fchmod(2) does not
+// take such a descriptor, the link in /proc leads to the same inode.
+func chmodEntry(f *os.File, mode uint32) error {
+	err := unix.Chmod("/proc/self/fd/"+strconv.Itoa(int(f.Fd())), mode&0o7777)
+	runtime.KeepAlive(f)
+	return os.NewSyscallError("chmod", err)
+}
+
+func chownEntry(f *os.File, uid, gid int) error {
+	err := unix.Fchownat(int(f.Fd()), "", uid, gid, unix.AT_EMPTY_PATH)
+	runtime.KeepAlive(f)
+	return os.NewSyscallError("chown", err)
+}
+
+func readlinkAt(dir *os.File, name string) ([]byte, error) {
+	buf := make([]byte, unix.PathMax)
+	n, err := unix.Readlinkat(int(dir.Fd()), name, buf)
+	runtime.KeepAlive(dir)
+	if err != nil {
+		return nil, &os.PathError{Op: "readlink", Path: name, Err: err}
+	}
+	return buf[:n], nil
 }
 
 // readdir lists dir by a descriptor of its own, so that lists made at the

@@ -4,8 +4,7 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"syscall"
-
-	"github.com/hanwen/go-fuse/v2/fuse"
+	"time"
 
 	"github.com/stackfs/stackfs/stacknode"
 )
@@ -23,7 +22,7 @@ type tree struct {
 	log      *slog.Logger
 	channels *stacknode.Quota
 	pending  *stacknode.Quota
-	owner    fuse.Owner
+	created  time.Time
 }
 
 func (t *tree) errno(op string, err error) syscall.Errno { return errno(t.log, op, err) }

@@ -24,7 +24,7 @@ var daemonCaps = []capability{
 	{unix.CAP_SYS_PTRACE, "CAP_SYS_PTRACE", "fetch a caller's reply socket, look at its namespaces"},
 	{unix.CAP_SETUID, "CAP_SETUID", "make a socket with the caller's uid"},
 	{unix.CAP_SETGID, "CAP_SETGID", "make a socket with the caller's groups"},
-	{unix.CAP_DAC_OVERRIDE, "CAP_DAC_OVERRIDE", "pass on files of the directory mounted over"},
+	{unix.CAP_DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH", "list the directory mounted over, whoever it belongs to"},
 	{unix.CAP_CHOWN, "CAP_CHOWN", "pass on chown to a device of the directory mounted over"},
 	{unix.CAP_FOWNER, "CAP_FOWNER", "pass on chmod to a device of the directory mounted over"},
 }

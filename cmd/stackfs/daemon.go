@@ -220,7 +220,14 @@ func (s *server) mount(undo *undoList) error {
 		return err
 	}
 	flags := uintptr(unix.MS_NOSUID | unix.MS_NOEXEC)
-	if s.opts.NoDev {
+	// A device node on a file system that is mounted nodev may be anybody's
+	// work: it must not become usable by being passed on.
+	var below unix.Statfs_t
+	if err := unix.Fstatfs(int(under.Fd()), &below); err != nil {
+		under.Close()
+		return fmt.Errorf("statfs %s: %w", s.opts.Dir, err)
+	}
+	if s.opts.NoDev || below.Flags&unix.ST_NODEV != 0 {
 		flags |= unix.MS_NODEV
 	}
 	if s.opts.ReadOnly {
