@@ -1,7 +1,6 @@
 package msocket
 
 import (
-	"errors"
 	"os"
 	"sync"
 
@@ -45,12 +44,11 @@ func readDefaults() {
 		}
 	}
 	for family, path := range paths {
-		s, err := findStack(path)
-		if err != nil {
-			s = goneStack
+		// It fails for relative paths only, of which there are none.
+		if s, err := findStack(path); err == nil {
+			s.expect()
+			defaults.of[family] = s
 		}
-		s.expect()
-		defaults.of[family] = s
 	}
 }
 
@@ -186,9 +184,6 @@ func SocketDefault(domain, typ, proto int) (*os.File, error) {
 	default:
 		op.Stack = s.path
 		f, err = s.socket(ask{domain, typ, proto})
-		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTSUP) {
-			err = errGone
-		}
 	}
 	if err != nil {
 		op.Err = err
