@@ -76,11 +76,20 @@ func (r *runItem) ready(l *loop, events uint32) bool {
 }
 
 // quick answers the calls that the loop's thread can: plain sockets of this
-// stack.
+// stack, and those that the caller may make itself.
 func (r *runItem) quick(l *loop, n *Notif) bool {
 	domain, typ, proto := int(int32(n.Args[0])), int(int32(n.Args[1])), int(int32(n.Args[2]))
-	if l.w.cfg.OnlySelf || isSocketcall(n) || r.run.Nested() ||
-		!r.run.Families.Has(domain) || !plain(domain, typ, proto) {
+	if isSocketcall(n) || r.run.Nested() || !r.run.Families.Has(domain) || !l.w.cfg.Families.Has(domain) {
+		return false
+	}
+	if l.w.cfg.OnlySelf {
+		if l.w.refuses() || peer.ThreadNetNS(int(n.PID)) != l.w.id {
+			return false
+		}
+		notifSend(r.fd, n.ID, 0, 0, notifContinue)
+		return true
+	}
+	if !plain(domain, typ, proto) {
 		return false
 	}
 	uid, gid, e := credentials(int(n.PID))
@@ -205,6 +214,9 @@ func (r *runItem) decide(n *Notif) (fd, typ int, err error) {
 		}
 		if w.refuses() {
 			return -1, 0, stacknode.ErrClosed
+		}
+		if !w.cfg.Families.Has(domain) {
+			return -1, 0, stacknode.ErrNotSupported
 		}
 		return own()
 	}
