@@ -4,9 +4,13 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"os"
 	"os/exec"
+	"runtime"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // nsPrefix begins the names of namespaces that tests make.
@@ -64,4 +68,26 @@ func Pair(t testing.TB) (a, b *NS) {
 		n.IP("link", "set", "eth0", "up")
 	}
 	return a, b
+}
+
+// inNamespace runs fn, which starts no goroutine, on a thread inside n. The
+// thread ends with it.
+func inNamespace(t testing.TB, n *NS, fn func() error) {
+	t.Helper()
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the runtime ends the thread
+		f, err := os.Open(n.Path())
+		if err == nil {
+			err = unix.Setns(int(f.Fd()), unix.CLONE_NEWNET)
+			f.Close()
+		}
+		if err == nil {
+			err = fn()
+		}
+		done <- err
+	}()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
 }

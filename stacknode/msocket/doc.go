@@ -30,6 +30,6 @@
 //
 // The first socket of a stack costs an open and an ioctl; the channel to
 // the daemon that comes with it is kept, and the next ones cost a message
-// each. A few close-on-exec descriptors per stack are held for that;
-// [Stack.CloseIdle] closes them.
+// each. Up to four close-on-exec descriptors per stack are held for that;
+// [CloseIdle] closes them.
 package msocket

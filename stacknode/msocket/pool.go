@@ -2,8 +2,10 @@ package msocket
 
 import (
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -107,6 +109,17 @@ func (s *stack) put(c *channel) {
 	}
 	s.mu.Unlock()
 	<-s.turns
+}
+
+// CloseIdle closes the channels of all stacks that are kept for further
+// sockets and not in use.
+func CloseIdle() {
+	stacks.mu.Lock()
+	all := slices.Collect(maps.Values(stacks.of))
+	stacks.mu.Unlock()
+	for _, s := range all {
+		s.closeIdle()
+	}
 }
 
 func (s *stack) closeIdle() {

@@ -30,13 +30,6 @@ func (s Stack) Dial(network, address string) (net.Conn, error) {
 	return s.DialContext(context.Background(), network, address)
 }
 
-// CloseIdle closes the channels that are kept for further sockets.
-func (s Stack) CloseIdle() {
-	if st, err := findStack(s.Path); err == nil {
-		st.closeIdle()
-	}
-}
-
 // Dial connects to address in the stack at path: see [Stack.DialContext].
 func Dial(ctx context.Context, path, network, address string) (net.Conn, error) {
 	return Stack{Path: path}.DialContext(ctx, network, address)
