@@ -35,12 +35,7 @@ func isolated(t *testing.T, fn func(t *testing.T)) {
 		fn(t)
 		return
 	}
-	if os.Geteuid() != 0 {
-		if os.Getenv("STACKFS_STRICT") == "1" {
-			t.Fatal("needs root")
-		}
-		t.Skip("needs root")
-	}
+	Require(t, Root, NetAdmin, Program("ip"), Program("ss"), Program("ping"))
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=50s")
