@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -256,6 +257,10 @@ func (s shimSituation) command(tb testing.TB, ctx context.Context, env []string,
 		}
 	}
 	cmd := exec.CommandContext(ctx, shimAbs(tb, filepath.Join(shimBuildDir, s.program)), args...)
+	// At the timeout its children end with it, and do not hold the output.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
+	cmd.WaitDelay = 5 * time.Second
 	cmd.Env = append([]string{"PATH=/usr/bin:/bin"}, env...)
 	if s.preload {
 		cmd.Env = append(cmd.Env, "LD_PRELOAD="+shimAbs(tb, "../build/libmsocket.so"))
@@ -266,7 +271,7 @@ func (s shimSituation) command(tb testing.TB, ctx context.Context, env []string,
 // run returns the lines that the probe prints.
 func (s shimSituation) run(tb testing.TB, env []string, commands ...string) []string {
 	tb.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	cmd := s.command(tb, ctx, env, commands...)
 	out, err := cmd.CombinedOutput()

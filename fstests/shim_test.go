@@ -97,6 +97,18 @@ func TestShimSocketFlagsAndNumber(t *testing.T) {
 	}
 }
 
+func TestShimKeepsOutOfLowNumbers(t *testing.T) {
+	m := newShimMount(t)
+	m.check(t, shimLinked, [][2]string{
+		{"closefrom 3", ""},
+		{"msocket " + m.lab + " 2 1 0", "net"},
+		{"lowest", "500"},
+		{"nofile 100", ""},
+		{"msocket " + m.dir + "/shared 2 1 0", "net"},
+		{"lowest", "50"},
+	}...)
+}
+
 func TestShimDefault(t *testing.T) {
 	m := newShimMount(t)
 	for _, s := range shimSituations {
@@ -151,9 +163,11 @@ func TestShimDefaultByRelativePath(t *testing.T) {
 
 func TestShimDefaultIsCopiedByFork(t *testing.T) {
 	m := newShimMount(t)
-	// Parent and child change theirs at the same time.
-	lines := shimLinked.run(t, nil, "default "+m.lab+" 2", "parent-and-child",
-		"default NULL 2", "socket 2 1 0", "default "+m.lab+" 2", "loop 300 "+m.lab+" 2 1 0", "socket 2 1 0")
+	// Parent and child change theirs, and use what was one channel, at the
+	// same time.
+	lines := shimLinked.run(t, nil, "default "+m.lab+" 2", "msocket "+m.dir+"/shared 2 1 0",
+		"msocket "+m.lab+" 10 1 0", "parent-and-child",
+		"default NULL 2", "socket 2 1 0", "default "+m.lab+" 2", "loop 1000 "+m.lab+" 0 1 0", "socket 2 1 0")
 	var host, net int
 	for _, line := range lines {
 		switch {
@@ -165,8 +179,8 @@ func TestShimDefaultIsCopiedByFork(t *testing.T) {
 			t.Error(line)
 		}
 	}
-	if host != 2 || net != 2 {
-		t.Errorf("%d host and %d lab sockets, want 2 and 2:\n%s", host, net, strings.Join(lines, "\n"))
+	if host != 2 || net != 4 {
+		t.Errorf("%d host and %d lab sockets, want 2 and 4:\n%s", host, net, strings.Join(lines, "\n"))
 	}
 }
 

@@ -11,7 +11,11 @@
 #include "probe.h"
 
 /* What a program may pass instead of its environment. */
-static char *own_env[] = { (char *)"HOME=/", (char *)"LD_PRELOAD=", NULL };
+static char *own_env[] = {
+	(char *)"LD_PRELOAD=",
+	(char *)"STACKFS_DEFAULT=2=/nonexistent",
+	NULL,
+};
 static char *off_env[] = { (char *)"STACKFS_SHIM=off", NULL };
 static char *no_env[] = { NULL };
 

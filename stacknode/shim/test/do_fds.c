@@ -61,27 +61,54 @@ static int do_reused(int argc, char **argv)
 	return 0;
 }
 
-/* loop N PATH DOMAIN TYPE PROTO: counts failures and shows the last errno. */
+static bool has_domain(int fd, int domain)
+{
+	socklen_t len = sizeof(int);
+	int got = -1;
+
+	getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &got, &len);
+	return got == domain;
+}
+
+/*
+ * loop N PATH DOMAIN TYPE PROTO: counts failures and shows the last errno.
+ * Domain 0 is AF_INET6 in a child and AF_INET elsewhere.
+ */
 static int do_loop(int argc, char **argv)
 {
-	int n, bad = 0, err = 0, before, fd;
+	int n, bad = 0, err = 0, before, fd, domain;
 
 	if (argc != 6 || !msocket)
 		return 2;
+	domain = atoi(argv[3]);
+	if (!domain)
+		domain = probe_is_child ? AF_INET6 : AF_INET;
 	/* The first call may open a channel that stays. */
-	close(msocket(argv[2], atoi(argv[3]), atoi(argv[4]), atoi(argv[5])));
+	close(msocket(argv[2], domain, atoi(argv[4]), atoi(argv[5])));
 	before = count_fds();
 	for (n = atoi(argv[1]); n > 0; n--) {
-		fd = msocket(argv[2], atoi(argv[3]), atoi(argv[4]), atoi(argv[5]));
-		if (fd < 0) {
-			bad++;
+		fd = msocket(argv[2], domain, atoi(argv[4]), atoi(argv[5]));
+		if (fd < 0)
 			err = errno;
-		} else {
+		if (!has_domain(fd, domain))
+			bad++;
+		if (fd >= 0)
 			close(fd);
-		}
 	}
 	printf("loop: failed=%d leaked=%d%s%s\n", bad, count_fds() - before,
 	       bad ? " " : "", bad ? strerrorname_np(err) : "");
+	return 0;
+}
+
+/* The lowest descriptor above standard error. */
+static int do_lowest(int argc, char **argv)
+{
+	int fd = 3;
+
+	(void)argc, (void)argv;
+	while (fd < 4096 && fcntl(fd, F_GETFD) < 0)
+		fd++;
+	printf("lowest: %d\n", fd);
 	return 0;
 }
 
@@ -101,6 +128,7 @@ const struct verb fd_verbs[] = {
 	{ "reuse", do_reuse, NULL },
 	{ "reused", do_reused, NULL },
 	{ "loop", do_loop, NULL },
+	{ "lowest", do_lowest, NULL },
 	{ "nofile", do_nofile, NULL },
 	{ NULL, NULL, NULL },
 };

@@ -45,12 +45,16 @@ static int in_raw_fork(int argc, char **argv)
 	return child(syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0), argc, argv);
 }
 
+bool probe_is_child;
+
 /* parent-and-child: both at once, on what was one channel. */
 static int in_both(int argc, char **argv)
 {
 	pid_t pid = fork();
-	int status, ret = rest(argc, argv, 1);
+	int status, ret;
 
+	probe_is_child = pid == 0;
+	ret = rest(argc, argv, 1);
 	fflush(stdout);
 	if (pid == 0)
 		_exit(ret);

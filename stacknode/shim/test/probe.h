@@ -34,6 +34,9 @@ extern const struct verb socket_verbs[], stat_verbs[], exec_verbs[],
 
 int probe_run(int argc, char **argv);
 
+/* Is this the child of parent-and-child? */
+extern bool probe_is_child;
+
 /* Prints "WORDS: ok ..." for a socket or "WORDS: ENOENT". Closes fd. */
 void report_socket(int argc, char **argv, int fd);
 void report(int argc, char **argv, int ret);
