@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,6 +17,9 @@ import (
 // SocketName is the name of the keeper's socket in the directory of the
 // mount below /run.
 const SocketName = "keeper.sock"
+
+// restartPause is the least time between two starts of the keeper.
+const restartPause = 500 * time.Millisecond
 
 // A Client is the daemon's side: it starts the keeper and starts it anew
 // when that is killed.
@@ -78,6 +82,7 @@ func (c *Client) start() (wait func() error, err error) {
 // watch starts the keeper again whenever it ends, until Close.
 func (c *Client) watch(wait func() error) {
 	defer close(c.ended)
+	born := time.Now()
 	for {
 		err := wait()
 		c.mu.Lock()
@@ -91,6 +96,10 @@ func (c *Client) watch(wait func() error) {
 			return
 		}
 		c.log.Warn("the keeper ended; starting it again", "err", err)
+		if lived := time.Since(born); lived < restartPause {
+			time.Sleep(restartPause - lived)
+		}
+		born = time.Now()
 		if wait, err = c.start(); err != nil {
 			c.log.Error("no keeper: calls in flight will not survive the daemon", "err", err)
 			return

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"syscall"
 	"unsafe"
@@ -46,6 +47,9 @@ func dropCapabilities(keep []capability) error {
 			continue
 		}
 		_, _, e := syscall.AllThreadsSyscall(syscall.SYS_PRCTL, unix.PR_CAPBSET_DROP, uintptr(c), 0)
+		if e == syscall.ENOTSUP {
+			return errors.New("this program was built with cgo, which cannot change all threads (build it with CGO_ENABLED=0)")
+		}
 		// EINVAL: the kernel does not have that one.
 		if e != 0 && e != syscall.EINVAL {
 			return fmt.Errorf("drop capability %d from the bounding set: %w", c, e)

@@ -68,17 +68,18 @@ func (e env) umount(ctx context.Context, m mountPoint, line string, force bool) 
 	return e.waitGone(ctx, m)
 }
 
-// waitGone waits until a mount has left the list of mounts: the daemon
-// answers before it unmounts.
+// waitGone waits until a mount has left the list of mounts and its daemon
+// has cleaned up: it answers before it unmounts.
 func (e env) waitGone(ctx context.Context, m mountPoint) error {
 	_, err := within(ctx, e.patience, func() (struct{}, error) {
 		for {
 			there, err := e.mountAt(m.dir)
 			if err != nil || there.id != m.id {
-				return struct{}{}, nil
+				break
 			}
-			time.Sleep(10 * time.Millisecond)
+			time.Sleep(5 * time.Millisecond)
 		}
+		return struct{}{}, waitUnlocked(filepath.Join(runRoot, mountKey(m.dir)))
 	})
 	if err != nil {
 		return fmt.Errorf("%s: the daemon agreed but the mount is still there, a program may have a file of it open (fuser -vm %s tells): %w", m.dir, m.dir, syscall.EBUSY)

@@ -175,7 +175,7 @@ func (s *server) prepare(undo *undoList, stderr io.Writer) (err error) {
 	}
 	s.reg = stacknode.NewRegistry(backends.Opener(backends.Env{
 		Worker: s.workerEnv(),
-		Netns:  netns.Env{RunDir: s.runDir, Log: s.log, Worker: s.workerEnv(), Gone: s.namespaceGone},
+		Netns:  s.netnsEnv(),
 	}))
 	s.runs = runs.New(s.reg, s.keeper, s.gone, s.log)
 	undo.add(func() {
@@ -186,6 +186,10 @@ func (s *server) prepare(undo *undoList, stderr io.Writer) (err error) {
 }
 
 func (s *server) workerEnv() worker.Env { return worker.Env{Log: s.log, Slots: s.slots} }
+
+func (s *server) netnsEnv() netns.Env {
+	return netns.Env{RunDir: s.runDir, Log: s.log, Worker: s.workerEnv(), Gone: s.namespaceGone}
+}
 
 func (s *server) openLog(stderr io.Writer) (*slog.Logger, error) {
 	level := slog.LevelInfo
@@ -372,4 +376,19 @@ func lockDir(dir string) (*os.File, error) {
 		err = syscall.EBUSY
 	}
 	return nil, err
+}
+
+// waitUnlocked waits until no daemon holds the lock of a mount's directory.
+func waitUnlocked(runDir string) error {
+	f, err := os.Open(filepath.Join(runDir, lockName))
+	if err != nil {
+		return nil // gone, or not for us to see
+	}
+	defer f.Close()
+	for {
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB); !errors.Is(err, unix.EWOULDBLOCK) {
+			return nil
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
 }

@@ -48,11 +48,18 @@ func (s *server) controlAdd(rest string) (string, error) {
 func (s *server) makeStack(name, options string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.addRuntime(name, options); err != nil {
-		return err
+	if _, err := s.reg.Get(name); err == nil {
+		return fmt.Errorf("stack %s: %w", name, stacknode.ErrExists)
 	}
+	// Saved first: a daemon that dies in between must not adopt the
+	// namespace without its options.
 	s.state.Runtime[name] = options
 	s.saveState()
+	if err := s.addRuntime(name, options); err != nil {
+		delete(s.state.Runtime, name)
+		s.saveState()
+		return err
+	}
 	return nil
 }
 

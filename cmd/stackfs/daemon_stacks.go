@@ -49,6 +49,14 @@ func (s *server) adoptStacks() {
 			s.log.Error("adopt", "stack", name, "err", err)
 		}
 	}
+	// What an earlier daemon changed for stacks that are no longer wanted.
+	err = netns.Sweep(s.netnsEnv(), func(stack string) bool {
+		_, err := s.reg.Get(stack)
+		return err == nil
+	})
+	if err != nil {
+		s.log.Error("take back what an earlier daemon made", "err", err)
+	}
 }
 
 // add makes a stack. It is called with s.mu held.
