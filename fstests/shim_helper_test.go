@@ -109,7 +109,12 @@ grant = [{ users = [12345], allow = ["raw"] }]
 	if err := os.WriteFile(m.config, []byte(text), 0o600); err != nil {
 		tb.Fatal(err)
 	}
-	tb.Cleanup(func() { m.stop(tb) })
+	tb.Cleanup(func() {
+		if m.cmd == nil { // killed: its next start and end clean up
+			m.start(tb)
+		}
+		m.stop(tb)
+	})
 	m.start(tb)
 	return m
 }
