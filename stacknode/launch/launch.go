@@ -1,13 +1,15 @@
 package launch
 
 import (
-	"encoding/json"
+	"encoding/gob"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -30,9 +32,9 @@ type Program struct {
 	Families uint64 // address families that go to the stack, bit n for family n
 	Path     string // the file to execute
 	Argv     []string
-	Env      []string `json:"-"`
-	NoFilter bool     // the environment has what catches the sockets
-	NoNames  bool     // names resolve as without us
+	Env      []string
+	NoFilter bool // the environment has what catches the sockets
+	NoNames  bool // names resolve as without us
 }
 
 // An Error says which step failed and what can be done about it.
@@ -184,9 +186,10 @@ func (j *job) become(node *os.File) error {
 			return err
 		}
 	}
-	env := append(j.Env[:len(j.Env):len(j.Env)], EnvRun+"="+j.Stack)
-	if j.NoFilter {
-		env = j.Env
+	env := j.Env
+	if !j.NoFilter {
+		env = slices.DeleteFunc(slices.Clone(env), func(e string) bool { return strings.HasPrefix(e, EnvRun+"=") })
+		env = append(env, EnvRun+"="+j.Stack)
 	}
 	if j.inner {
 		if err := dropAll(); err != nil {
@@ -273,7 +276,7 @@ func Inner(arg string) error {
 	unix.CloseOnExec(fd)
 	var j job
 	f := os.NewFile(uintptr(fd), "job")
-	err = json.NewDecoder(io.NewSectionReader(f, 0, maxJob)).Decode(&j)
+	err = gob.NewDecoder(io.NewSectionReader(f, 0, maxJob)).Decode(&j)
 	f.Close()
 	if err != nil {
 		return fail(err)

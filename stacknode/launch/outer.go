@@ -1,7 +1,8 @@
 package launch
 
 import (
-	"encoding/json"
+	"bytes"
+	"encoding/gob"
 	"errors"
 	"os"
 	"os/signal"
@@ -52,7 +53,8 @@ func (p passed) close() {
 	}
 }
 
-// pass returns the descriptors of the job, as JSON, and of the node.
+// pass returns the descriptors of the job, in package gob's encoding, which
+// keeps arguments that are not UTF-8, and of the node.
 func (j *job) pass(node *os.File) (fds passed, err error) {
 	defer func() {
 		if err != nil {
@@ -63,8 +65,10 @@ func (j *job) pass(node *os.File) (fds passed, err error) {
 		return nil, err
 	}
 	fds = passed{j.Node}
-	text, err := json.Marshal(j)
-	if err != nil {
+	var text bytes.Buffer
+	without := *j
+	without.Env = nil // the process' own
+	if err := gob.NewEncoder(&text).Encode(&without); err != nil {
 		return fds, err
 	}
 	fd, err := unix.MemfdCreate("stackfs-run", 0)
@@ -72,7 +76,7 @@ func (j *job) pass(node *os.File) (fds passed, err error) {
 		return fds, err
 	}
 	fds = passed{fd, j.Node}
-	_, err = unix.Write(fd, text)
+	_, err = unix.Write(fd, text.Bytes())
 	return fds, err
 }
 
@@ -120,8 +124,7 @@ func wait(pid int) (code int, err error) {
 		case err != nil:
 			return 0, &Error{Op: "wait for the program", Err: err}
 		case st.Stopped():
-			_ = unix.Kill(unix.Getpid(), unix.SIGSTOP)
-			_ = unix.Kill(pid, unix.SIGCONT)
+			followStop(pid)
 		case st.Signaled():
 			endBy(st.Signal())
 			return 128 + int(st.Signal()), nil
@@ -131,11 +134,31 @@ func wait(pid int) (code int, err error) {
 	}
 }
 
-// endBy ends the process by sig, without a core of our own.
+// followStop stops us too, for the sake of a shell that waits for us, and
+// continues the program when the shell continues us. Where no shell can
+// wait, who stopped the program will continue it, and not us.
+func followStop(pid int) {
+	if !inForeground() || !isStopped(pid) {
+		// What the terminal stops, stops us too: by now both go on again.
+		return
+	}
+	_ = unix.Kill(unix.Getpid(), unix.SIGSTOP)
+	_ = unix.Kill(pid, unix.SIGCONT)
+}
+
+// isStopped looks for the letter behind the name in /proc/PID/stat.
+func isStopped(pid int) bool {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	i := bytes.LastIndexByte(b, ')')
+	return err == nil && i >= 0 && i+2 < len(b) && b[i+2] == 'T'
+}
+
+// endBy ends the process by sig, without a core of our own. The handlers of
+// the Go runtime, which would print where we are, are out of the way.
 func endBy(sig syscall.Signal) {
 	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
-	signal.Reset(sig)
-	_ = unix.Kill(unix.Getpid(), sig)
-	// SIGKILL and the like end us right here; the signal of a pending
-	// default action ends us on return to user space.
+	signal.Reset()
+	defaultAction(sig)
+	_ = unix.Tgkill(unix.Getpid(), unix.Gettid(), sig)
+	// Not ended: a signal that does nothing by default, or is blocked.
 }

@@ -54,6 +54,17 @@ func canAdmin() bool {
 	return unix.Capget(&hdr, &data[0]) == nil && data[0].Effective&(1<<unix.CAP_SYS_ADMIN) != 0
 }
 
+// defaultAction gives sig back its default action and lets it through to the
+// calling thread.
+func defaultAction(sig syscall.Signal) {
+	// struct sigaction as the kernel has it, all zero: SIG_DFL. The size of
+	// the mask is that of sigset_t in the kernel, 8 bytes.
+	var act struct{ handler, flags, restorer, mask uintptr }
+	_, _, _ = unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(&act)), 0, 8, 0, 0)
+	mask := uint64(1) << (sig - 1)
+	_, _, _ = unix.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_UNBLOCK, uintptr(unsafe.Pointer(&mask)), 0, 8, 0, 0)
+}
+
 // ioctl issues a command of package uapi; arg is changed in place.
 func ioctl(node *os.File, cmd uint, arg []byte) error {
 	_, _, e := unix.Syscall(unix.SYS_IOCTL, node.Fd(), uintptr(cmd), uintptr(unsafe.Pointer(&arg[0])))
