@@ -28,10 +28,10 @@ func runProgram(_ context.Context, e env, opts runOptions) int {
 	path, err := exec.LookPath(opts.Argv[0])
 	if err != nil && !errors.Is(err, exec.ErrDot) {
 		e.complain(fmt.Errorf("%s: %w", opts.Argv[0], plainReason(err)))
-		if errors.Is(err, fs.ErrPermission) {
-			return exitNotRunnable
+		if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
+			return exitNoProgram
 		}
-		return exitNoProgram
+		return exitNotRunnable
 	}
 	p := launch.Program{
 		Stack:    opts.Stack,
