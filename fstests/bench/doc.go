@@ -11,7 +11,8 @@
 // twenty misses that by chance alone. A dash is where there is no peer.
 //
 // Names end in -same or -cross: the client and what answers it (the daemon
-// with all its threads, or the peer's server) are on one CPU or on two.
+// with all its threads, or the peer's server) are on one CPU or on two. In
+// -free they run where the scheduler puts them.
 //
 //	go run ./fstests/bench [--quick] [--only REGEXP] [--rounds N] [--strict]
 //

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"runtime"
+	"strconv"
 )
 
 // A trial measures one figure, or a few from the same rounds.
@@ -48,7 +49,8 @@ func interleave(ctx context.Context, rounds int, sides ...side) ([][]float64, er
 	return got, nil
 }
 
-// A placement says which CPUs the client and what answers it run on.
+// A placement says which CPUs the client and what answers it run on; a
+// negative one is any.
 type placement struct {
 	name           string
 	client, server int
@@ -61,4 +63,24 @@ func placements() []placement {
 		p = append(p, placement{"cross", 0, 1})
 	}
 	return p
+}
+
+// anywhere is how programs run if nobody pins them. The kernel then takes
+// one of two ways by chance, some times apart, so there is no goal.
+var anywhere = placement{"free", -1, -1}
+
+// goal returns g where figures have one.
+func (p placement) goal(g goal) goal {
+	if p == anywhere {
+		return nil
+	}
+	return g
+}
+
+// cpuArg returns a CPU as the C programs want it.
+func cpuArg(cpu int) string {
+	if cpu < 0 {
+		return "-"
+	}
+	return strconv.Itoa(cpu)
 }

@@ -1,9 +1,6 @@
 package main
 
-import (
-	"context"
-	"strconv"
-)
+import "context"
 
 // A socketKind is a way to a stack whose sockets the daemon makes.
 type socketKind struct {
@@ -24,7 +21,7 @@ var (
 func channelTrials() []trial {
 	var all []trial
 	for _, kind := range []socketKind{kernelForeign, netnsStack} {
-		for _, p := range placements() {
+		for _, p := range append(placements(), anywhere) {
 			t := channelTrial{kind, p}
 			all = append(all, trial{t.name(), t.run})
 		}
@@ -48,14 +45,14 @@ func (t channelTrial) run(ctx context.Context, s *site, r *report) error {
 	if err := pinAll(d.pid(), t.at.server); err != nil {
 		return err
 	}
-	client, server, count := strconv.Itoa(t.at.client), strconv.Itoa(t.at.server), s.count(8000)
+	client, server, count := cpuArg(t.at.client), cpuArg(t.at.server), s.count(8000)
 	ours := command{argv: []string{s.tool("opensock_msocket"), client, count, d.node(t.kind.stack)}, netns: t.kind.netns}
 	bare := command{argv: []string{s.tool("opensock_scm"), client, count, server, t.kind.made}, netns: t.kind.netns}
 	got, err := interleave(ctx, s.opts.rounds, side{"msocket", ours.number}, side{"scm", bare.number})
 	if err != nil {
 		return err
 	}
-	r.add(figure{name: t.name(), unit: "ns", ours: got[0], peer: "scm", theirs: got[1], goal: t.kind.goal})
+	r.add(figure{name: t.name(), unit: "ns", ours: got[0], peer: "scm", theirs: got[1], goal: t.at.goal(t.kind.goal)})
 	return nil
 }
 

@@ -1,16 +1,13 @@
 package main
 
-import (
-	"context"
-	"strconv"
-)
+import "context"
 
 // notifyTrials measure socket(2) under stackfs run.
 func notifyTrials() []trial {
 	kernelSelf := socketKind{"kernel-self", configOwn, "kernel", "", "-", 1.3}
 	var all []trial
 	for _, kind := range []socketKind{kernelForeign, kernelSelf, netnsStack} {
-		for _, p := range placements() {
+		for _, p := range append(placements(), anywhere) {
 			t := notifyTrial{kind, p, kind == kernelSelf}
 			all = append(all, trial{t.name(), t.run})
 		}
@@ -35,11 +32,11 @@ func (t notifyTrial) run(ctx context.Context, s *site, r *report) error {
 	if err := pinAll(d.pid(), t.at.server); err != nil {
 		return err
 	}
-	client := []string{s.tool("opensock"), strconv.Itoa(t.at.client), s.count(6000)}
+	client := []string{s.tool("opensock"), cpuArg(t.at.client), s.count(6000)}
 	ours := s.under(d, t.kind.stack, client...)
 	ours.netns = t.kind.netns
 	bare := func(how string) side {
-		argv := append([]string{s.tool("supervise"), how, strconv.Itoa(t.at.server), t.kind.made}, client...)
+		argv := append([]string{s.tool("supervise"), how, cpuArg(t.at.server), t.kind.made}, client...)
 		return side{how, command{argv: argv, netns: t.kind.netns}.number}
 	}
 	sides := []side{{"run", ours.number}, bare("two-step"), bare("one-step")}
@@ -50,7 +47,7 @@ func (t notifyTrial) run(ctx context.Context, s *site, r *report) error {
 	if err != nil {
 		return err
 	}
-	r.add(figure{name: t.name(), unit: "ns", ours: got[0], peer: sides[1].name, theirs: got[1], goal: t.kind.goal})
+	r.add(figure{name: t.name(), unit: "ns", ours: got[0], peer: sides[1].name, theirs: got[1], goal: t.at.goal(t.kind.goal)})
 	if !t.self {
 		r.add(figure{name: t.name() + "-onestep", unit: "ns", ours: got[0], peer: sides[2].name, theirs: got[2]})
 	}

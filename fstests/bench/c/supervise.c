@@ -31,6 +31,9 @@
 #ifndef SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
 #define SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV	(1UL << 5)	/* since 5.19 */
 #endif
+/* SECCOMP_IOCTL_NOTIF_SET_FLAGS and its flag, since 6.6; older kernels refuse. */
+#define NOTIF_SET_FLAGS	SECCOMP_IOW(4, __u64)
+#define SYNC_WAKE_UP	(1UL << 0)
 
 #if defined(__x86_64__)
 #define ARCH AUDIT_ARCH_X86_64
@@ -130,6 +133,8 @@ static void supervise(int listener, const char *how)
 	bool one_step = !strcmp(how, "one-step");
 	bool go_on = !strcmp(how, "continue");
 
+	/* Wake the caller on this CPU, if it may run here: both wait in turns. */
+	ioctl(listener, NOTIF_SET_FLAGS, SYNC_WAKE_UP);
 	for (;;) {
 		struct seccomp_notif req = { 0 };
 		struct seccomp_notif_resp resp = { 0 };
