@@ -62,6 +62,7 @@ func Mount(dir string, o Options) (*Server, error) {
 		channels: stacknode.NewQuota(channelsPerUser),
 		pending:  stacknode.NewQuota(pendingPerUser),
 		created:  time.Now(),
+		etcInos:  map[etcFile]uint64{},
 	}
 	root := &rootNode{tree: t, under: o.Under}
 	timeout := cacheTime

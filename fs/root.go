@@ -15,6 +15,7 @@ import (
 // directory mounted over holds.
 type rootNode struct {
 	fs.Inode
+	fixedDir // but for Rmdir
 	tree  *tree
 	under *os.File // the directory mounted over; may be nil
 }
@@ -65,9 +66,7 @@ func (r *rootNode) lookupBelow(ctx context.Context, name string, out *fuse.Entry
 }
 
 // belowIno gives a file below a number that no stack has.
-func belowIno(st *syscall.Stat_t) uint64 {
-	return (uint64(st.Dev)<<40 ^ st.Ino) &^ (3 << 62)
-}
+func belowIno(st *syscall.Stat_t) uint64 { return st.Ino % inoBase }
 
 func (r *rootNode) Readdir(context.Context) (fs.DirStream, syscall.Errno) {
 	seen := map[string]bool{stacknode.NameCtl: true}

@@ -64,6 +64,7 @@ func (h textHandle) Read(_ context.Context, dest []byte, off int64) (fuse.ReadRe
 // stack.
 type etcNode struct {
 	fs.Inode
+	fixedDir
 	tree *tree
 	of   *stackNode
 }
@@ -117,7 +118,8 @@ func (n *etcNode) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (
 	if _, ok := files[name]; !ok {
 		return nil, syscall.ENOENT
 	}
-	f := &textNode{tree: n.tree, created: n.of.stack.Created(), text: func() ([]byte, error) {
+	ino := n.tree.etcIno(n.of.stack, name)
+	f := &textNode{tree: n.tree, ino: ino, created: n.of.stack.Created(), text: func() ([]byte, error) {
 		files, err := n.of.nameFiles()
 		if err == nil && files[name] == nil {
 			err = syscall.ENOENT
@@ -125,5 +127,5 @@ func (n *etcNode) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (
 		return files[name], err
 	}}
 	f.attr(&out.Attr)
-	return n.NewInode(ctx, f, fs.StableAttr{Mode: syscall.S_IFREG}), 0
+	return n.NewInode(ctx, f, fs.StableAttr{Mode: syscall.S_IFREG, Ino: ino}), 0
 }

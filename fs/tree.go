@@ -3,6 +3,7 @@ package fs
 import (
 	"log/slog"
 	"runtime/debug"
+	"sync"
 	"syscall"
 	"time"
 
@@ -23,17 +24,23 @@ type tree struct {
 	channels *stacknode.Quota
 	pending  *stacknode.Quota
 	created  time.Time
+
+	mu      sync.Mutex // guards etcInos
+	etcInos map[etcFile]uint64
 }
 
 func (t *tree) errno(op string, err error) syscall.Errno { return errno(t.log, op, err) }
 
 func stackTrace() string { return string(debug.Stack()) }
 
-// Inode numbers: a stack and its files have numbers of their own, which
-// never come again; those of the directory mounted over are go-fuse's.
+// Inode numbers fit into 32 bits: stat(2) of old 32-bit programs fails with
+// EOVERFLOW otherwise. A stack and its files have numbers from inoBase on,
+// which come again only after 268 million stacks, files of etc from inoEtc
+// on; what is below the mount has lower ones.
 const (
-	inoBase   = 1 << 62
-	inoPerDir = 16
+	inoBase   = 1 << 31
+	inoEtc    = inoBase | 1<<30
+	inoPerDir = 4
 	inoCtl    = inoBase + 1
 
 	fileType   = 1
@@ -41,4 +48,25 @@ const (
 	fileEtc    = 3
 )
 
-func stackIno(s *stacknode.Stack, file uint64) uint64 { return inoBase + s.ID()*inoPerDir + file }
+func stackIno(s *stacknode.Stack, file uint64) uint64 {
+	return inoBase + (s.ID()*inoPerDir+file)%(inoEtc-inoBase)
+}
+
+// etcIno returns the number of a file of etc: the same one each time, since
+// go-fuse takes an equal number for the same file.
+func (t *tree) etcIno(s *stacknode.Stack, name string) uint64 {
+	key := etcFile{s.ID(), name}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	ino, ok := t.etcInos[key]
+	if !ok {
+		ino = inoEtc + uint64(len(t.etcInos))
+		t.etcInos[key] = ino
+	}
+	return ino
+}
+
+type etcFile struct {
+	stack uint64
+	name  string
+}

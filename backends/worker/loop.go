@@ -145,7 +145,7 @@ func (l *loop) handle(fd int32, events uint32, shared bool) bool {
 	if it == nil {
 		return true
 	}
-	if shared {
+	if shared && events&unix.EPOLLHUP == 0 { // what ended is let go of at once
 		uid := it.user()
 		if l.served[uid] >= roundShare {
 			return true // level-triggered: it comes again

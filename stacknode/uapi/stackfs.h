@@ -86,7 +86,8 @@ struct stackfs_info {
  * ping_group_range forbids. EBADF: reply_fd is not open, or not the socket
  * with that cookie. ENOTSOCK, EPROTOTYPE: reply_fd is no socket, no
  * AF_UNIX SOCK_SEQPACKET one. EMFILE: the caller's uid has too many
- * channels. ENODEV: the stack is gone.
+ * channels. EAGAIN: it has too many requests at a time, try again. ENODEV:
+ * the stack is gone.
  */
 struct stackfs_msocket {
 	__s32 domain;			/* in */
@@ -133,8 +134,9 @@ struct stackfs_run {
  * The channel. One message, one request; the answers come in order. A
  * message of another size closes the channel. Only internet stream and
  * datagram sockets of the default protocol, TCP, UDP and MPTCP are made
- * here; for anything else, and when the sender's user or group is no longer
- * the one that opened the channel, the error is ESTALE: use the ioctl. At
+ * here; for anything else, and when the sender's real user or group is no
+ * longer the one that opened the channel, the error is ESTALE: use the ioctl.
+ * The sockets belong to the effective user who opened the channel. At
  * end of file the stack or the daemon is gone: open the node again.
  */
 struct stackfs_chan_req {
