@@ -16,8 +16,8 @@ import (
 type rootNode struct {
 	fs.Inode
 	fixedDir // but for Rmdir
-	tree  *tree
-	under *os.File // the directory mounted over; may be nil
+	tree     *tree
+	under    *os.File // the directory mounted over; may be nil
 }
 
 var (

@@ -22,6 +22,7 @@ const xattrType = "user.stackfs.type"
 // stackNode is the directory of a stack.
 type stackNode struct {
 	fs.Inode
+	fixedDir
 	tree  *tree
 	stack *stacknode.Stack
 }
