@@ -62,7 +62,10 @@ type M struct {
 type process struct {
 	cmd   *exec.Cmd
 	ended chan struct{} // closed after Wait
-	fds   map[string]int
+
+	// As it was when it got ready.
+	fds    map[string]int
+	stacks int
 }
 
 // Mount starts the real program, which mounts a tree of stacks, and returns
@@ -138,6 +141,7 @@ func (m *M) TryStart() error {
 	}
 	m.daemon = p
 	m.findKeeper()
+	p.stacks = m.stackCount()
 	p.fds = fdKinds(cmd.Process.Pid)
 	return nil
 }
