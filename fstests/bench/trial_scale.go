@@ -11,6 +11,9 @@ import (
 // manyStacks is how many stacks the daemon has in the end.
 const manyStacks = 1000
 
+// listRounds bounds the rounds of a list, each of which takes many of them.
+const listRounds = 5
+
 // scaleTrials measure what many stacks cost. They come last: the namespaces
 // that they make stay to the end.
 func scaleTrials() []trial {
@@ -85,7 +88,7 @@ func listTrial(ctx context.Context, s *site, r *report) error {
 			return err
 		}
 	}
-	got, err := interleave(ctx, s.opts.rounds,
+	got, err := interleave(ctx, min(s.opts.rounds, listRounds),
 		s.spawning("ls", []string{"ls", d.dir}),
 		s.spawning("stackfs-ls", []string{s.stackfs(), "ls", d.dir}),
 		s.spawning("ls-tmpfs", []string{"ls", plain}))
