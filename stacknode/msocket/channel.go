@@ -64,7 +64,7 @@ func (c *channel) ask(name string, a ask) (*os.File, error) {
 // receive takes the answer to the request with the channel's seq.
 func (c *channel) receive(name string) (*os.File, error) {
 	for {
-		rep, sock, err := receiveReply(c.conn, name)
+		d, err := receiveReply(c.conn, name)
 		if errors.Is(err, unix.EMFILE) {
 			return nil, err // the answer was for us; its socket found no place
 		}
@@ -72,23 +72,42 @@ func (c *channel) receive(name string) (*os.File, error) {
 			c.close()
 			return nil, errDead
 		}
-		if rep.Seq != c.seq {
-			if sock != nil {
-				sock.Close()
-			}
+		if d.Seq != c.seq {
+			d.drop()
 			continue
 		}
-		if rep.Flags&uapi.ChanClosed != 0 {
+		if d.Flags&uapi.ChanClosed != 0 {
 			c.close()
 		}
-		if rep.Error == 0 {
-			return sock, nil
+		if d.Error != 0 {
+			return nil, nodeError(syscall.Errno(d.Error))
 		}
-		if sock != nil {
-			sock.Close()
+		if d.next != nil {
+			d.next.Close() // not asked for
 		}
-		return nil, nodeError(syscall.Errno(rep.Error))
+		return d.sock, nil
 	}
+}
+
+// start takes the answer to an ioctl on conn, which it closes. The channel
+// for further sockets comes with it, if the stack serves one and there was
+// a descriptor left.
+func (c *channel) start(conn *os.File, name string) (*os.File, error) {
+	defer conn.Close()
+	d, err := receiveReply(conn, name)
+	switch {
+	case errors.Is(err, unix.EMFILE):
+		return nil, err
+	case err != nil:
+		return nil, errDead
+	case d.Error != 0:
+		return nil, nodeError(syscall.Errno(d.Error))
+	case d.Flags&uapi.ChanClosed == 0:
+		c.conn, c.seq = d.next, 0
+	case d.next != nil:
+		d.next.Close()
+	}
+	return d.sock, nil
 }
 
 func (c *channel) close() {

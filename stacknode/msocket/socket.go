@@ -181,8 +181,7 @@ func (s *stack) ioctl(c *channel, a ask, flags uint32) (*os.File, *uapi.Info, er
 		s.mu.Unlock()
 		return nil, &self, nil
 	}
-	c.conn, c.seq = conn, 0
-	f, err := c.receive(s.path)
+	f, err := c.start(conn, s.path)
 	if errors.Is(err, errDead) {
 		err = s.lost(errGone)
 	}

@@ -88,12 +88,19 @@ func sendRequest(conn *os.File, msg []byte) error {
 	})
 }
 
-// receiveReply receives one answer and the socket that came with it, nil if
-// none did; name is to be that of the socket. Returns EPIPE at end of file,
-// and EMFILE if there was no descriptor left for the socket.
-func receiveReply(conn *os.File, name string) (rep uapi.ChanRep, sock *os.File, err error) {
+// A delivery is an answer of the daemon with what came with it.
+type delivery struct {
+	uapi.ChanRep
+	sock *os.File // nil if there is an error in the answer
+	next *os.File // the caller's end of a new channel, or nil
+}
+
+// receiveReply receives one answer; name is to be that of the socket.
+// Returns EPIPE at end of file, and EMFILE if there was no descriptor left
+// for the socket.
+func receiveReply(conn *os.File, name string) (d delivery, err error) {
 	msg := make([]byte, uapi.SizeChanRep)
-	oob := make([]byte, unix.CmsgSpace(4))
+	oob := make([]byte, unix.CmsgSpace(2*4))
 	var n, oobn, flags int
 	err = borrow(conn, func(fd int) (err error) {
 		for {
@@ -104,49 +111,60 @@ func receiveReply(conn *os.File, name string) (rep uapi.ChanRep, sock *os.File, 
 		}
 	})
 	if err != nil {
-		return rep, nil, err
+		return d, err
 	}
-	sock, err = passedSocket(oob[:oobn], name)
+	err = d.take(oob[:oobn], name)
 	if err == nil && n == 0 {
 		err = unix.EPIPE
 	}
 	if err == nil {
-		err = rep.UnmarshalReply(msg[:n])
+		err = d.UnmarshalReply(msg[:n])
 	}
-	if err == nil && rep.Error == 0 && sock == nil {
+	if err == nil && d.Error == 0 && d.sock == nil {
 		err = unix.EPIPE
 		if flags&unix.MSG_CTRUNC != 0 {
 			err = unix.EMFILE
 		}
 	}
-	if err != nil && sock != nil {
-		sock.Close()
-		sock = nil
+	if err != nil || d.Error != 0 {
+		d.drop()
 	}
-	return rep, sock, err
+	return d, err
 }
 
-// passedSocket returns the descriptor in a control message.
-func passedSocket(oob []byte, name string) (*os.File, error) {
+// take owns the descriptors in a control message.
+func (d *delivery) take(oob []byte, name string) error {
 	cmsgs, err := unix.ParseSocketControlMessage(oob)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	var sock *os.File
 	for _, c := range cmsgs {
 		fds, err := unix.ParseUnixRights(&c)
 		if err != nil {
 			continue
 		}
 		for _, fd := range fds {
-			if sock == nil {
-				sock = os.NewFile(uintptr(fd), name)
-			} else {
+			switch {
+			case d.sock == nil:
+				d.sock = os.NewFile(uintptr(fd), name)
+			case d.next == nil:
+				d.next = os.NewFile(uintptr(fd), "channel")
+			default:
 				unix.Close(fd) // not asked for
 			}
 		}
 	}
-	return sock, nil
+	return nil
+}
+
+// drop closes what came with the answer.
+func (d *delivery) drop() {
+	for _, f := range []**os.File{&d.sock, &d.next} {
+		if *f != nil {
+			(*f).Close()
+			*f = nil
+		}
+	}
 }
 
 // secureExecution tells whether the program has rights that who started it
