@@ -60,6 +60,15 @@ func (n *stackNode) caller(ctx context.Context) (*peer.Proc, *stacknode.Caller, 
 	return p, c, nil
 }
 
+// pend counts a request of the caller's user. Closing what was fetched from
+// a caller can take as long as that caller likes.
+func (n *stackNode) pend(c *stacknode.Caller) (done func(), err error) {
+	if done, err = n.tree.pending.Acquire(c.RealUID); err != nil {
+		return nil, fmt.Errorf("too many requests at a time: %w", syscall.EAGAIN)
+	}
+	return done, nil
+}
+
 var kinds = map[stacknode.Kind]uint32{
 	stacknode.KindKernel: uapi.KindKernel,
 	stacknode.KindNetns:  uapi.KindNetns,
@@ -113,9 +122,9 @@ func (n *stackNode) ioctlMsocket(ctx context.Context, in []byte) ([]byte, error)
 		return nil, err
 	}
 	defer p.Close()
-	done, err := n.tree.pending.Acquire(c.RealUID)
+	done, err := n.pend(c)
 	if err != nil {
-		return nil, fmt.Errorf("too many requests at a time: %w", syscall.EAGAIN)
+		return nil, err
 	}
 	defer done()
 
@@ -142,8 +151,10 @@ func (n *stackNode) ioctlMsocket(ctx context.Context, in []byte) ([]byte, error)
 	return m.MarshalBinary()
 }
 
-// open makes the socket that m asks for, sends it on conn and leaves conn to
-// the stack (kept) if that serves channels.
+// open makes the socket that m asks for and sends it on conn, together with
+// one end of a new channel if the stack serves these. Without a channel conn
+// itself is left to the stack (kept): while the socket may wait unreceived it
+// counts as the caller's.
 func (n *stackNode) open(ctx context.Context, c *stacknode.Caller, conn *os.File, m *uapi.Msocket) (kept bool, err error) {
 	if err := peer.CheckReply(conn, m.ReplyCookie); err != nil {
 		return false, err
@@ -161,25 +172,33 @@ func (n *stackNode) open(ctx context.Context, c *stacknode.Caller, conn *os.File
 			return false, err
 		}
 	}
-	var rep uapi.ChanRep
-	if !n.stack.KeepsChannels() {
-		rep.Flags = uapi.ChanClosed
+	rep := uapi.ChanRep{Flags: uapi.ChanClosed}
+	mine, send := conn, []*os.File{sock}
+	if n.stack.KeepsChannels() {
+		var his *os.File
+		if mine, his, err = peer.Channel(); err != nil {
+			release()
+			return false, err
+		}
+		defer his.Close()
+		rep.Flags, send = 0, append(send, his)
 	}
 	msg, err := rep.MarshalBinary()
 	if err == nil {
-		err = peer.SendReply(conn, msg, sock)
+		err = peer.SendReply(conn, msg, send...)
 	}
 	if err != nil || !ok {
 		release()
+		if mine != conn {
+			mine.Close()
+		}
 		return false, err
 	}
-	// Also a channel that takes no further requests stays until the caller
-	// closes it: so it counts as his while the socket may wait unreceived.
-	if err := server.ServeChannel(conn, c, release); err != nil {
+	if err := server.ServeChannel(mine, c, release); err != nil {
 		// The caller has its socket; it sees the end of the channel.
 		n.tree.log.Warn("channel not kept", "stack", n.stack.Name(), "err", err)
 	}
-	return true, nil
+	return mine == conn, nil
 }
 
 func (n *stackNode) ioctlRun(ctx context.Context, in []byte) ([]byte, error) {
@@ -196,6 +215,11 @@ func (n *stackNode) ioctlRun(ctx context.Context, in []byte) ([]byte, error) {
 		return nil, err
 	}
 	defer p.Close()
+	done, err := n.pend(c)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	if err := n.stack.Admit(c); err != nil {
 		return nil, err
 	}

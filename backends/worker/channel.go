@@ -16,8 +16,9 @@ import (
 // in flight count against the limits of the whole daemon.
 const maxUnread = 4 << 10
 
-// A channel is the daemon's end of a caller's socketpair. The caller may
-// still hold that very end, so every call on it says MSG_DONTWAIT.
+// A channel is the daemon's end of a socketpair. Where the worker serves
+// only its own namespace it is one of the caller's, who may still hold that
+// very end: nothing is received on it.
 type channel struct {
 	f        *os.File
 	fd       int
@@ -55,16 +56,16 @@ func (c *channel) end(bool) {
 }
 
 func (c *channel) ready(l *loop, _ uint32) bool {
+	if l.w.cfg.OnlySelf {
+		return false // the right to use the stack is looked at for each socket
+	}
 	b := &l.buf
 	n, e := b.recv(c.fd)
 	switch {
 	case e == unix.EAGAIN || e == unix.EINTR:
 		return true // somebody else took it
-	case e != 0 || n != int(unsafe.Sizeof(b.req)):
-		return false // end of file, or no request of ours
-	}
-	if l.w.cfg.OnlySelf {
-		return false // the right to use the stack is looked at for each socket
+	case e != 0 || n != int(unsafe.Sizeof(b.req)) || b.hdr.Flags&unix.MSG_CTRUNC != 0:
+		return false // end of file, no request of ours, or something came with it
 	}
 	if unread, e := outq(c.fd); e != 0 || unread > maxUnread {
 		return false

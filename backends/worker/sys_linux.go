@@ -117,7 +117,8 @@ type chanBuf struct {
 }
 
 // recv receives one request and who sent it. Descriptors that came with it
-// are closed by the kernel: there is no room for them.
+// are closed by the kernel, and hdr.Flags has MSG_CTRUNC: the sender's ids
+// fill the buffer, which only who holds this end could turn off.
 func (b *chanBuf) recv(fd int) (int, syscall.Errno) {
 	b.cred = unix.Ucred{Pid: 0, Uid: ^uint32(0), Gid: ^uint32(0)}
 	b.iov.Base = (*byte)(unsafe.Pointer(&b.req))

@@ -86,8 +86,8 @@ const (
 	busyWait  = 5 * time.Millisecond
 )
 
-// nodeSocket issues IocMsocket. On ResultSent, conn is the channel on which
-// the socket waits; it is nil on ResultSelf. The pair is made anew for each
+// nodeSocket issues IocMsocket. On ResultSent, conn is the socket on which
+// the answer waits; it is nil on ResultSelf. The pair is made anew for each
 // try, since a call that was interrupted may have taken it.
 func nodeSocket(dir *os.File, a ask, flags uint32) (conn *os.File, err error) {
 	for busy := 0; ; {

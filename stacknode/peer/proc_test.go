@@ -123,7 +123,7 @@ func TestSendReplyDoesNotBlock(t *testing.T) {
 	a, b, _ := pair(t, unix.AF_UNIX, unix.SOCK_SEQPACKET)
 	var err error
 	for range 100000 {
-		if err = SendReply(b, make([]byte, 16), nil); err != nil {
+		if err = SendReply(b, make([]byte, 16)); err != nil {
 			break
 		}
 	}
@@ -131,7 +131,7 @@ func TestSendReplyDoesNotBlock(t *testing.T) {
 		t.Errorf("a reader that does not read: got %v, want EAGAIN", err)
 	}
 	a.Close()
-	if err := SendReply(b, make([]byte, 16), nil); !errors.Is(err, syscall.EPIPE) && !errors.Is(err, syscall.ECONNRESET) {
+	if err := SendReply(b, make([]byte, 16)); !errors.Is(err, syscall.EPIPE) && !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("a reader that is gone: got %v, want EPIPE", err)
 	}
 }

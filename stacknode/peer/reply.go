@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
@@ -46,35 +47,64 @@ func checkReply(fd int, cookie uint64) error {
 	return nil
 }
 
-// SendReply sends msg on conn with the descriptor of file, unless that is
-// nil. It never blocks, whatever the caller did to conn: EAGAIN.
-func SendReply(conn *os.File, msg []byte, file *os.File) error {
-	var oob []byte
-	send := func(connFD int) error {
-		return unix.Sendmsg(connFD, msg, oob, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+// SendReply sends msg on conn with the descriptors of files. It never
+// blocks, whatever the caller did to conn: EAGAIN.
+func SendReply(conn *os.File, msg []byte, files ...*os.File) error {
+	if len(files) == 0 {
+		return sendReply(conn, msg, nil)
 	}
+	return withFDs(files, nil, func(fds []int) error {
+		return sendReply(conn, msg, unix.UnixRights(fds...))
+	})
+}
+
+func sendReply(conn *os.File, msg, oob []byte) error {
 	var err error
-	withConn := func() error {
-		return control(conn, func(fd int) { err = send(fd) })
-	}
-	var cerr error
-	if file == nil {
-		cerr = withConn()
-	} else {
-		var inner error
-		cerr = control(file, func(fd int) {
-			oob = unix.UnixRights(fd)
-			inner = withConn()
-		})
-		if cerr == nil {
-			cerr = inner
-		}
-	}
+	cerr := control(conn, func(fd int) {
+		err = unix.Sendmsg(fd, msg, oob, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+	})
 	if cerr != nil {
 		return cerr
 	}
 	return os.NewSyscallError("sendmsg", err)
 }
+
+// withFDs calls fn with the numbers of files, none of which can be closed
+// meanwhile.
+func withFDs(files []*os.File, fds []int, fn func(fds []int) error) error {
+	if len(files) == 0 {
+		return fn(fds)
+	}
+	var err error
+	cerr := control(files[0], func(fd int) { err = withFDs(files[1:], append(fds, fd), fn) })
+	if cerr != nil {
+		return cerr
+	}
+	return err
+}
+
+// Channel makes a pair of sockets: the daemon's end, which nobody else ever
+// holds, and the caller's. With an end of a caller's own pair, of which it
+// may have a copy, it could change the options under which the daemon
+// receives, and so have it take in descriptors.
+func Channel() (mine, his *os.File, err error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	mine, his = os.NewFile(uintptr(pair[0]), "channel"), os.NewFile(uintptr(pair[1]), "channel")
+	// The kernel then refuses descriptors when they are sent, with EPERM.
+	// Before 6.16 it has no such option: they are dropped when received.
+	err = unix.SetsockoptInt(pair[0], unix.SOL_SOCKET, soPassRights, 0)
+	if err != nil && !errors.Is(err, unix.ENOPROTOOPT) {
+		mine.Close()
+		his.Close()
+		return nil, nil, os.NewSyscallError("setsockopt", err)
+	}
+	return mine, his, nil
+}
+
+const soPassRights = 83 // SO_PASSRIGHTS
 
 // control calls fn with the number of f, which cannot be closed meanwhile
 // and keeps its O_NONBLOCK.

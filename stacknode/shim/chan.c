@@ -218,60 +218,77 @@ int chan_pair(struct chan *c)
 	return 0;
 }
 
-/* The descriptor in a message, or -1. */
-static int msg_descriptor(struct msghdr *msg)
+/* The descriptors in a message, or -1. */
+static void msg_descriptors(struct msghdr *msg, int fds[2])
 {
 	struct cmsghdr *cmsg = CMSG_FIRSTHDR(msg);
-	int fd = -1;
+	size_t len;
 
-	if (cmsg && cmsg->cmsg_level == SOL_SOCKET &&
-	    cmsg->cmsg_type == SCM_RIGHTS && cmsg->cmsg_len == CMSG_LEN(sizeof(fd)))
-		memcpy(&fd, CMSG_DATA(cmsg), sizeof(fd));
-	return fd;
+	fds[0] = fds[1] = -1;
+	if (!cmsg || cmsg->cmsg_level != SOL_SOCKET ||
+	    cmsg->cmsg_type != SCM_RIGHTS || cmsg->cmsg_len < CMSG_LEN(sizeof(int)))
+		return;
+	len = cmsg->cmsg_len - CMSG_LEN(0);
+	memcpy(fds, CMSG_DATA(cmsg), len < 2 * sizeof(int) ? len : 2 * sizeof(int));
+}
+
+static void fd_drop(int fd)
+{
+	if (fd >= 0)
+		fd_close(fd);
 }
 
 /*
  * Takes the answer to request seq. Returns the socket, the daemon's errno
- * negated, or CHAN_DEAD.
+ * negated, or CHAN_DEAD. The answer to the ioctl (seq 0) has a second
+ * descriptor, the channel: it goes to *chan, else -1.
  */
-int chan_recv(int fd, uint32_t seq, bool cloexec, uint32_t *flags)
+int chan_recv(int fd, uint32_t seq, bool cloexec, uint32_t *flags, int *chan)
 {
 	union {
 		struct cmsghdr align;
-		char buf[CMSG_SPACE(sizeof(int))];
+		char buf[CMSG_SPACE(2 * sizeof(int))];
 	} ctl;
 	struct stackfs_chan_rep rep;
 	struct iovec iov = { .iov_base = &rep, .iov_len = sizeof(rep) };
 	struct msghdr msg;
-	int n, sock;
+	int n, sock, fds[2];
 
+	if (chan)
+		*chan = -1;
 	for (;;) {
-		/* CMSG_LEN, not the buffer's size: that has room for two. */
+		/* CMSG_LEN, not CMSG_SPACE: that may have room for one more. */
 		msg = (struct msghdr){
 			.msg_iov = &iov,
 			.msg_iovlen = 1,
 			.msg_control = &ctl,
-			.msg_controllen = CMSG_LEN(sizeof(int)),
+			.msg_controllen = CMSG_LEN((chan ? 2 : 1) * sizeof(int)),
 		};
-		n = SYS(recvmsg, fd, &msg, cloexec ? MSG_CMSG_CLOEXEC : 0);
+		n = SYS(recvmsg, fd, &msg, cloexec || chan ? MSG_CMSG_CLOEXEC : 0);
 		if (n == -EINTR)
 			continue;
 		if (n <= 0)
 			return CHAN_DEAD;
-		sock = msg_descriptor(&msg);
+		msg_descriptors(&msg, fds);
+		sock = fds[0];
 		if (n == sizeof(rep) && rep.seq == seq)
 			break;
 		/* An answer that a jump out of a signal handler left behind. */
-		if (sock >= 0)
-			fd_close(sock);
+		fd_drop(sock);
+		fd_drop(fds[1]);
 		if (n != sizeof(rep))
 			return CHAN_DEAD;
 	}
 	*flags = rep.flags;
 	if (rep.error) {
-		if (sock >= 0)
-			fd_close(sock);
+		fd_drop(sock);
+		fd_drop(fds[1]);
 		return rep.error > 0 && rep.error < 4096 ? -rep.error : -EPROTO;
+	}
+	if (chan) {
+		*chan = fds[1];
+		if (sock >= 0 && !cloexec)
+			SYS(fcntl, sock, F_SETFD, 0);
 	}
 	if (sock >= 0)
 		return sock;
@@ -301,7 +318,8 @@ int chan_ask(struct chan *c, const struct ask *ask)
 		ret = SYS(sendto, c->fd, &req, sizeof(req), MSG_NOSIGNAL, NULL, 0);
 	} while (ret == -EINTR);
 	if (ret == sizeof(req))
-		ret = chan_recv(c->fd, req.seq, ask->type & SOCK_CLOEXEC, &flags);
+		ret = chan_recv(c->fd, req.seq, ask->type & SOCK_CLOEXEC, &flags,
+				NULL);
 	else
 		ret = CHAN_DEAD;
 	/* ESTALE: opened for another user than we are now. */

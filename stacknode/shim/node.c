@@ -107,6 +107,21 @@ static bool chan_raise(struct chan *c)
 	return true;
 }
 
+/*
+ * Makes of c, which was our end of the pair for the answer, the channel that
+ * came with it, if one did.
+ */
+static void chan_replace(struct chan *c, int fd)
+{
+	chan_close(c);
+	if (fd < 0)
+		return;
+	c->fd = fd;
+	c->cookie = fd_cookie(fd);
+	if (!chan_raise(c))
+		chan_close(c);
+}
+
 /* The daemon serves a user so many calls at a time: wait for another's end. */
 #define BUSY_TRIES	200
 #define BUSY_WAIT_NS	5000000
@@ -149,8 +164,8 @@ static int node_self(int dir, struct answer *ans)
 }
 
 /*
- * Asks the node for a socket and, in c, for a channel. The channel is moved
- * up and the node closed before the socket is taken, so that it gets the
+ * Asks the node for a socket and, in c, for a channel. Our end of the pair is
+ * moved up and the node closed before the socket is taken, so that it gets the
  * lowest free number, as socket(2) promises.
  */
 int node_ask(const char *path, bool checked, const struct ask *ask,
@@ -163,8 +178,7 @@ int node_ask(const char *path, bool checked, const struct ask *ask,
 		.flags = flags,
 	};
 	uint32_t rep_flags = 0;
-	int dir, ret;
-	bool keep;
+	int dir, ret, channel;
 
 	ans->sock = -1;
 	dir = node_open(path, checked);
@@ -181,11 +195,10 @@ int node_ask(const char *path, bool checked, const struct ask *ask,
 		fd_close(dir);
 		return ret;
 	}
-	keep = chan_raise(c);
+	chan_raise(c);
 	fd_close(dir);
-	ret = chan_recv(c->fd, 0, ask->type & SOCK_CLOEXEC, &rep_flags);
-	if (ret < 0 || !keep || rep_flags & STACKFS_CHAN_CLOSED)
-		chan_close(c);
+	ret = chan_recv(c->fd, 0, ask->type & SOCK_CLOEXEC, &rep_flags, &channel);
+	chan_replace(c, channel);
 	if (ret < 0)
 		return ret == CHAN_DEAD ? -ENODEV : ret;
 	ans->sock = ret;

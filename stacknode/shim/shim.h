@@ -109,7 +109,7 @@ int chan_pair(struct chan *c);
 void chan_given(struct chan *c);
 void chan_close(struct chan *c);
 int chan_ask(struct chan *c, const struct ask *ask);
-int chan_recv(int fd, uint32_t seq, bool cloexec, uint32_t *flags);
+int chan_recv(int fd, uint32_t seq, bool cloexec, uint32_t *flags, int *chan);
 void chan_start(void);
 void chan_forked(void);
 

@@ -67,9 +67,11 @@ struct stackfs_info {
  * The caller makes a socketpair(AF_UNIX, SOCK_SEQPACKET), keeps one end and
  * names the other by number and SO_COOKIE; it closes that end after the
  * call. On STACKFS_RESULT_SENT a struct stackfs_chan_rep with seq 0 and the
- * socket (SCM_RIGHTS) waits on the kept end, and unless the reply has
- * STACKFS_CHAN_CLOSED set, further sockets of the same stack can be asked
- * for on it with struct stackfs_chan_req.
+ * socket (SCM_RIGHTS) waits on the kept end. Unless the reply has
+ * STACKFS_CHAN_CLOSED set a second descriptor comes with it, the channel, on
+ * which further sockets of the same stack can be asked for with struct
+ * stackfs_chan_req; who receives one descriptor only goes without. The pair
+ * is then of no further use.
  *
  * On STACKFS_RESULT_SELF the stack is the network namespace of the caller
  * (or domain is AF_UNIX): it calls socket(2) itself. If the socket's
@@ -132,7 +134,8 @@ struct stackfs_run {
 
 /*
  * The channel. One message, one request; the answers come in order. A
- * message of another size closes the channel. Only internet stream and
+ * message of another size, or with descriptors, closes the channel or is
+ * refused (EPERM). Only internet stream and
  * datagram sockets of the default protocol, TCP, UDP and MPTCP are made
  * here; for anything else, and when the sender's real user or group is no
  * longer the one that opened the channel, the error is ESTALE: use the ioctl.
