@@ -69,6 +69,10 @@ func (c *Client) start() (wait func() error, err error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.closed {
+		mine.Close() // and so it ends
+		return wait, nil
+	}
 	c.conn = mine
 	if c.mount.Op != "" {
 		err = send(mine, c.mount, nil)
