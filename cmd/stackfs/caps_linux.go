@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
 	"syscall"
 	"unsafe"
 
@@ -42,6 +43,7 @@ func dropCapabilities(keep []capability) error {
 	for _, c := range keep {
 		mask |= 1 << c.number
 	}
+	locked := false // the bounding set
 	for c := 0; c <= unix.CAP_LAST_CAP; c++ {
 		if mask&(1<<c) != 0 {
 			continue
@@ -50,9 +52,18 @@ func dropCapabilities(keep []capability) error {
 		if e == syscall.ENOTSUP {
 			return errors.New("this program was built with cgo, which cannot change all threads (build it with CGO_ENABLED=0)")
 		}
-		// EINVAL: the kernel does not have that one.
-		if e != 0 && e != syscall.EINVAL {
+		// EINVAL: the kernel does not have that one. EPERM: a daemon that
+		// dropped its own has started us, the keeper.
+		if e == syscall.EPERM {
+			locked = true
+		} else if e != 0 && e != syscall.EINVAL {
 			return fmt.Errorf("drop capability %d from the bounding set: %w", c, e)
+		}
+	}
+	if locked {
+		// Then an exec gives no more than there is: capabilities(7).
+		if _, _, e := syscall.AllThreadsSyscall6(syscall.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); e != 0 {
+			return fmt.Errorf("no new privileges: %w", e)
 		}
 	}
 	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
@@ -73,6 +84,15 @@ func dropCapabilities(keep []capability) error {
 		return fmt.Errorf("clear the ambient set: %w", e)
 	}
 	return nil
+}
+
+// becomeRoot gives every thread root's group and no other: what a thread
+// has when it visits a stack is then the caller's alone.
+func becomeRoot() error {
+	if err := syscall.Setgroups(nil); err != nil {
+		return os.NewSyscallError("setgroups", err)
+	}
+	return os.NewSyscallError("setresgid", syscall.Setresgid(0, 0, 0))
 }
 
 // nameProcess gives the process the name that ps(1) shows: it may have been
