@@ -2,10 +2,13 @@ package main
 
 import (
 	"debug/elf"
+	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -26,14 +29,14 @@ var libraryDirs = []string{
 // preload sets the environment by which libmsocket gives the program the
 // stack's sockets. The code is for an error.
 func preload(p *launch.Program, opts runOptions) (code int, err error) {
-	if opts.NoSeccomp {
-		if err := preloadable(p.Path); err != nil {
-			return exitNotRunnable, fmt.Errorf("%s: %w (without --no-seccomp it can run)", p.Path, err)
-		}
-	}
 	lib, err := findLibrary()
 	if err != nil {
 		return exitRunFailed, err
+	}
+	if opts.NoSeccomp {
+		if err := preloadable(p.Path, lib); err != nil {
+			return exitNotRunnable, fmt.Errorf("%s: %w (without --no-seccomp it can run)", p.Path, err)
+		}
 	}
 	info, err := launch.Info(opts.Stack)
 	if err != nil {
@@ -59,26 +62,78 @@ func preload(p *launch.Program, opts runOptions) (code int, err error) {
 }
 
 // preloadable returns an error for a program that the dynamic linker will
-// not load a library into.
-func preloadable(path string) error {
-	st, err := os.Stat(path)
-	if err != nil {
-		return err
+// not load lib into: its sockets would be the host's.
+func preloadable(path, lib string) error {
+	for range maxInterpreters {
+		st, err := os.Stat(path)
+		if err != nil {
+			return err
+		}
+		if st.Mode()&(fs.ModeSetuid|fs.ModeSetgid) != 0 {
+			return fmt.Errorf("a set-id program takes no preloaded library: %w", syscall.EACCES)
+		}
+		next, err := interpreter(path)
+		if err != nil {
+			return err
+		}
+		if next == "" {
+			return loads(path, lib)
+		}
+		path = next
 	}
-	if st.Mode()&(fs.ModeSetuid|fs.ModeSetgid) != 0 {
-		return fmt.Errorf("a set-id program takes no preloaded library: %w", syscall.EACCES)
-	}
-	f, err := elf.Open(path)
+	return syscall.ELOOP
+}
+
+// maxInterpreters is how often execve(2) goes on to an interpreter that is a
+// script itself.
+const maxInterpreters = 5
+
+// interpreter returns the program behind #! in a script; without such a
+// line it is the shell, which is no script.
+func interpreter(path string) (string, error) {
+	f, err := os.Open(path)
 	if err != nil {
-		return nil // a script: its interpreter is looked at when it is executed
+		return "", err
 	}
 	defer f.Close()
-	for _, p := range f.Progs {
-		if p.Type == elf.PT_INTERP {
-			return nil
-		}
+	head := make([]byte, 256)
+	n, err := io.ReadFull(f, head)
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return "", err
 	}
-	return fmt.Errorf("a static program takes no preloaded library: %w", syscall.EACCES)
+	line, found := strings.CutPrefix(string(head[:n]), "#!")
+	if !found {
+		return "", nil
+	}
+	line, _, _ = strings.Cut(line, "\n")
+	words := strings.Fields(line)
+	if len(words) == 0 {
+		return "", syscall.ENOEXEC
+	}
+	return words[0], nil
+}
+
+// loads tells by an error why the dynamic linker does not load lib into the
+// program at path.
+func loads(path, lib string) error {
+	program, err := elf.Open(path)
+	if err != nil {
+		return fmt.Errorf("what is no ELF program takes no preloaded library: %w", syscall.ENOEXEC)
+	}
+	defer program.Close()
+	library, err := elf.Open(lib)
+	if err != nil {
+		return fmt.Errorf("%s: %w", lib, err)
+	}
+	defer library.Close()
+	if !slices.ContainsFunc(program.Progs, func(p *elf.Prog) bool { return p.Type == elf.PT_INTERP }) {
+		return fmt.Errorf("a static program takes no preloaded library: %w", syscall.EACCES)
+	}
+	if program.Class != library.Class || program.Machine != library.Machine {
+		return fmt.Errorf("%v %v takes no preloaded library of %v %v: %w",
+			program.Class, program.Machine, library.Class, library.Machine, syscall.ELIBBAD)
+	}
+	return nil
 }
 
 func findLibrary() (string, error) {
