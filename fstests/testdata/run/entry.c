@@ -29,10 +29,11 @@ int do_listener(int argc, char **argv)
 	return 0;
 }
 
-/* foreign PROGRAM...: starts it under a supervisor that is none of ours. */
+/* foreign PROGRAM...: starts it under a supervisor that is none of ours: the
+ * program has the listener itself. */
 int do_foreign(int argc, char **argv)
 {
-	if (argc < 2 || seccomp_listener() < 0)
+	if (argc < 2 || fcntl(seccomp_listener(), F_SETFD, 0) < 0)
 		return 2;
 	execvp(argv[1], argv + 1);
 	return 2;

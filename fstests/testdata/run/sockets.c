@@ -1,4 +1,5 @@
 #include "probe.h"
+#include <sched.h>
 #include <stddef.h>
 #include <sys/resource.h>
 #include <sys/un.h>
@@ -138,16 +139,18 @@ int do_args(int argc, char **argv)
 	return 0;
 }
 
-/* daemon FILE: becomes a daemon and makes a socket for each line that
- * somebody writes into the FIFO FILE; writes what it got to FILE.out. */
+/* daemon FILE [mount]: becomes a daemon, with mount in a mount namespace of
+ * its own, and makes a socket for each line that somebody writes into the
+ * FIFO FILE; writes what it got to FILE.out. */
 int do_daemon(int argc, char **argv)
 {
-	char out[4096];
+	char out[4096], fresh[4096];
 	FILE *in, *to;
 
-	if (argc < 2 || daemon(1, 0) < 0)
+	if (argc < 2 || daemon(1, 0) < 0 || (argc > 2 && unshare(CLONE_NEWNS) < 0))
 		return 1;
 	snprintf(out, sizeof(out), "%s.out", argv[1]);
+	snprintf(fresh, sizeof(fresh), "%s.new", argv[1]);
 	for (;;) {
 		char line[64];
 		int fd;
@@ -157,12 +160,13 @@ int do_daemon(int argc, char **argv)
 			return 0;
 		fclose(in);
 		fd = socket(AF_INET, SOCK_STREAM, 0);
-		to = fopen(out, "w");
+		to = fopen(fresh, "w");
 		if (fd < 0)
 			fprintf(to, "%s\n", strerrorname_np(errno));
 		else
 			fprintf(to, "ok %llu\n", cookie_of(fd));
 		fclose(to);
+		rename(fresh, out);
 		close(fd);
 	}
 }
