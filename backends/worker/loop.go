@@ -41,6 +41,7 @@ type loop struct {
 	// The fields below are the thread's own.
 	current *stacknode.Identity // assumed; nil: the daemon's
 	slot    *Slot
+	watched watched
 	buf     chanBuf
 	served  map[uint32]int
 }
@@ -56,7 +57,7 @@ type item interface {
 }
 
 func newLoop(w *Worker) (*loop, error) {
-	l := &loop{w: w, log: w.cfg.Log, items: map[int32]item{}, done: make(chan struct{}), served: map[uint32]int{}}
+	l := &loop{w: w, log: w.cfg.Log, items: map[int32]item{}, done: make(chan struct{}), served: map[uint32]int{}, watched: watched{pidfd: -1, nsdir: -1}}
 	var err error
 	if l.epfd, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return nil, os.NewSyscallError("epoll_create1", err)
@@ -105,6 +106,7 @@ func (l *loop) thread(started chan<- error) {
 	if l.slot != nil {
 		l.w.cfg.Slots.Put(l.slot)
 	}
+	l.watched.close()
 	for fd, it := range items {
 		l.unwatch(fd)
 		it.end(false)
@@ -232,15 +234,12 @@ func (l *loop) become(uid, gid uint32) error {
 	if l.current != nil && l.current.UID == uid && l.current.GID == gid {
 		return nil
 	}
-	if l.current != nil {
-		if err := revert(); err != nil {
-			return err
-		}
-		l.current = nil
+	if !l.shed() {
+		return errors.New("the thread cannot give up an identity")
 	}
 	id := &stacknode.Identity{UID: uid, GID: gid}
 	if err := assume(*id, 0); err != nil {
-		return errors.Join(err, revert())
+		return errors.Join(err, revert(*id))
 	}
 	l.current = id
 	return nil
@@ -250,8 +249,15 @@ func (l *loop) become(uid, gid uint32) error {
 // counted against the real uid, which all callers share, and the limit is
 // only for threads without CAP_SYS_ADMIN (net/unix/af_unix.c).
 func (l *loop) shed() bool {
+	if l.current == nil {
+		return true
+	}
+	if err := revert(*l.current); err != nil {
+		l.log.Error("thread of the stack", "err", err)
+		return false
+	}
 	l.current = nil
-	return revert() == nil
+	return true
 }
 
 // plain tells whether a socket needs no right but that to use the stack,

@@ -33,6 +33,7 @@ func (l *loop) addRun(run *stacknode.Run) error {
 	if err := control(run.Listener, func(fd int) { it.fd = fd }); err != nil {
 		return err
 	}
+	notifSync(it.fd)
 	return l.add(it.fd, it)
 }
 
@@ -83,7 +84,7 @@ func (r *runItem) quick(l *loop, n *Notif) bool {
 		return false
 	}
 	if l.w.cfg.OnlySelf {
-		if l.w.refuses() || peer.ThreadNetNS(int(n.PID)) != l.w.id {
+		if l.w.refuses() || !l.watched.inNetNS(int(n.PID), l.w.id) {
 			return false
 		}
 		notifSend(r.fd, n.ID, 0, 0, notifContinue)
@@ -92,7 +93,7 @@ func (r *runItem) quick(l *loop, n *Notif) bool {
 	if !plain(domain, typ, proto) {
 		return false
 	}
-	uid, gid, e := credentials(int(n.PID))
+	uid, gid, e := l.watched.credentials(int(n.PID))
 	if e != 0 {
 		return false // an older kernel: ask /proc
 	}

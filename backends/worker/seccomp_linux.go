@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/stackfs/stackfs/stacknode"
 	"github.com/stackfs/stackfs/stacknode/peer"
 )
 
@@ -18,6 +19,8 @@ const (
 	ioctlNotifRecv = 0xc0502100
 	ioctlNotifSend = 0xc0182101
 	ioctlIDValid   = 0x40082102
+	ioctlSetFlags  = 0x40082104
+	syncWakeUp     = 1 << 0
 	ioctlAddFD     = 0x40182103
 
 	auditArchI386   = 0x40000003
@@ -37,6 +40,12 @@ func notifRecv(fd int, n *Notif) syscall.Errno {
 
 func notifIDValid(fd int, id uint64) syscall.Errno {
 	return ioctlRaw(fd, ioctlIDValid, unsafe.Pointer(&id))
+}
+
+// notifSync makes the kernel switch straight between the caller and us, as
+// far as that is possible. It is no error where it cannot (before 6.6).
+func notifSync(fd int) {
+	_, _, _ = unix.RawSyscall(unix.SYS_IOCTL, uintptr(fd), ioctlSetFlags, syncWakeUp)
 }
 
 // notifSend ends the call id: with the errno e, or with the result val. A
@@ -87,20 +96,68 @@ const (
 	pidfdInfoCreds = 1 << 1
 )
 
-// credentials returns the effective ids of a thread by the cheapest way
-// that the kernel has. Fails with EINVAL or ENOTTY where it has none.
-func credentials(tid int) (uid, gid uint32, e syscall.Errno) {
-	fd, _, e := unix.RawSyscall(unix.SYS_PIDFD_OPEN, uintptr(tid), pidfdThread, 0)
-	if e != 0 {
-		return 0, 0, e
+// A watched is the last thread that was looked at: while its pidfd answers,
+// its number is nobody else's, and what is asked of it costs one call.
+type watched struct {
+	tid   int
+	pidfd int // -1: none
+	nsdir int // /proc/TID/ns; -1: none
+}
+
+func (w *watched) close() {
+	if w.pidfd >= 0 {
+		unix.Close(w.pidfd)
 	}
-	info := pidfdInfo{mask: pidfdInfoCreds}
-	e = ioctlRaw(int(fd), ioctlPidfdInfo, unsafe.Pointer(&info))
-	unix.Close(int(fd))
-	if e == 0 && info.mask&pidfdInfoCreds == 0 {
-		e = unix.ESRCH
+	if w.nsdir >= 0 {
+		unix.Close(w.nsdir)
 	}
-	return info.euid, info.egid, e
+	*w = watched{pidfd: -1, nsdir: -1}
+}
+
+// credentials returns the effective ids of a thread. Fails with EINVAL or
+// ENOTTY where the kernel cannot tell (before 6.13), with ESRCH if the
+// thread is gone.
+func (w *watched) credentials(tid int) (uid, gid uint32, e syscall.Errno) {
+	for range 2 {
+		if w.tid != tid || w.pidfd < 0 {
+			w.close()
+			fd, _, e := unix.RawSyscall(unix.SYS_PIDFD_OPEN, uintptr(tid), pidfdThread, 0)
+			if e != 0 {
+				return 0, 0, e
+			}
+			w.tid, w.pidfd = tid, int(fd)
+		}
+		info := pidfdInfo{mask: pidfdInfoCreds}
+		e = ioctlRaw(w.pidfd, ioctlPidfdInfo, unsafe.Pointer(&info))
+		if e == 0 && info.mask&pidfdInfoCreds == 0 {
+			e = unix.ESRCH
+		}
+		if e != unix.ESRCH {
+			return info.euid, info.egid, e
+		}
+		w.close() // the number may be another thread's by now
+	}
+	return 0, 0, e
+}
+
+// inNetNS tells whether a thread is in the network namespace id.
+func (w *watched) inNetNS(tid int, id stacknode.NSID) bool {
+	for range 2 {
+		if w.tid != tid || w.nsdir < 0 {
+			w.close()
+			fd, err := unix.Open("/proc/"+strconv.Itoa(tid)+"/ns", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+			if err != nil {
+				return false
+			}
+			w.tid, w.nsdir = tid, fd
+		}
+		var st unix.Stat_t
+		if unix.Fstatat(w.nsdir, "net", &st, 0) == nil {
+			return id == stacknode.NSID{Dev: st.Dev, Ino: st.Ino}
+		}
+		w.close()
+	}
+	return false
 }
 
 // isSocketcall tells whether the arguments are in the caller's memory: the

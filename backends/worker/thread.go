@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -29,30 +30,39 @@ func onThread(ns *os.File, id *stacknode.Identity, caps stacknode.CapSet, fn fun
 }
 
 func visit(ns *os.File, id *stacknode.Identity, caps stacknode.CapSet, fn func() error) (home bool, err error) {
-	if ns != nil {
-		own, err := os.Open("/proc/thread-self/ns/net")
-		if err != nil {
-			return true, err
-		}
-		defer own.Close()
-		if err := setns(ns); err != nil {
-			return true, err
-		}
-		home, err = assumeAnd(id, caps, fn)
-		return home && setns(own) == nil, err
+	if ns == nil {
+		return assumeAnd(id, caps, fn)
 	}
-	return assumeAnd(id, caps, fn)
+	own, err := ownNetNS()
+	if err != nil {
+		return true, err
+	}
+	if err := setns(ns); err != nil {
+		return true, err
+	}
+	home, err = assumeAnd(id, caps, fn)
+	return home && setns(own) == nil, err
 }
+
+// ownNetNS is the daemon's namespace, in which every thread is that is not
+// a loop's or on a visit.
+var ownNetNS = sync.OnceValues(func() (*os.File, error) {
+	fd, err := unix.Open("/proc/self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("the daemon's network namespace: %w", err)
+	}
+	return os.NewFile(uintptr(fd), "/proc/self/ns/net"), nil
+})
 
 func assumeAnd(id *stacknode.Identity, caps stacknode.CapSet, fn func() error) (home bool, err error) {
 	if id == nil {
 		return true, fn()
 	}
 	if err := assume(*id, caps); err != nil {
-		return revert() == nil, err
+		return revert(*id) == nil, err
 	}
 	err = fn()
-	return revert() == nil, err
+	return revert(*id) == nil, err
 }
 
 // assume gives the calling thread the effective ids and the groups of id,
@@ -61,16 +71,22 @@ func assumeAnd(id *stacknode.Identity, caps stacknode.CapSet, fn func() error) (
 // revert works. Since the effective uid goes with the file system uid, the
 // sockets made belong to id.
 func assume(id stacknode.Identity, caps stacknode.CapSet) error {
-	if err := rawSetgroups(id.Groups); err != nil {
-		return os.NewSyscallError("setgroups", err)
+	if len(id.Groups) > 0 {
+		if err := rawSetgroups(id.Groups); err != nil {
+			return os.NewSyscallError("setgroups", err)
+		}
 	}
-	if err := rawSetEGID(id.GID); err != nil {
-		return os.NewSyscallError("setresgid", err)
+	if id.GID != 0 {
+		if err := rawSetEGID(id.GID); err != nil {
+			return os.NewSyscallError("setresgid", err)
+		}
 	}
 	// A change of the effective uid from 0 clears the effective set,
 	// capabilities(7); for uid 0 we do.
-	if err := rawSetEUID(id.UID); err != nil {
-		return os.NewSyscallError("setresuid", err)
+	if id.UID != 0 {
+		if err := rawSetEUID(id.UID); err != nil {
+			return os.NewSyscallError("setresuid", err)
+		}
 	}
 	if id.UID == 0 || caps != 0 {
 		if err := rawSetEffective(caps); err != nil {
@@ -80,13 +96,21 @@ func assume(id stacknode.Identity, caps stacknode.CapSet) error {
 	return nil
 }
 
-// revert gives the calling thread the daemon's identity back.
-func revert() error {
-	// The capabilities first: with uid 0 throughout, nothing raises them.
-	err := rawSetEUID(0)
-	err = errors.Join(err, rawSetEffective(^stacknode.CapSet(0)))
-	err = errors.Join(err, rawSetEGID(0))
-	err = errors.Join(err, rawSetgroups(nil))
+// revert takes assume(id) back, also where that failed in the middle.
+func revert(id stacknode.Identity) error {
+	var err error
+	if id.UID != 0 {
+		// Makes the permitted set effective again; capabilities(7).
+		err = rawSetEUID(0)
+	} else {
+		err = rawSetEffective(^stacknode.CapSet(0))
+	}
+	if id.GID != 0 {
+		err = errors.Join(err, rawSetEGID(0))
+	}
+	if len(id.Groups) > 0 {
+		err = errors.Join(err, rawSetgroups(nil))
+	}
 	if err != nil {
 		return fmt.Errorf("give the thread its identity back: %w", err)
 	}

@@ -82,14 +82,19 @@ func serve(ctx context.Context, e env, opts mountOptions, ready func()) (err err
 	if err := s.prepare(&undo, e.stderr); err != nil {
 		return err
 	}
+	// Before the first request: its thread would have other rights than the
+	// rest, and all threads must be the same for this.
+	if err := becomeRoot(); err != nil {
+		return err
+	}
+	if err := dropCapabilities(daemonCaps); err != nil {
+		return fmt.Errorf("drop capabilities: %w", err)
+	}
 	if err := s.populate(&undo, cfg); err != nil {
 		return err
 	}
 	if err := s.mount(&undo); err != nil {
 		return err
-	}
-	if err := dropCapabilities(daemonCaps); err != nil {
-		return fmt.Errorf("drop capabilities: %w", err)
 	}
 	if err := s.startDiscovery(); err != nil {
 		return err

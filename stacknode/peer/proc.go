@@ -123,16 +123,6 @@ func (p *Proc) NS(name string) (stacknode.NSID, error) {
 	return statNS(p.dir, "ns/"+name)
 }
 
-// ThreadNetNS returns the network namespace that the thread tid is in, the
-// zero NSID if there is no such thread.
-func ThreadNetNS(tid int) stacknode.NSID {
-	id, err := statNSPath("/proc/" + strconv.Itoa(tid) + "/ns/net")
-	if err != nil {
-		return stacknode.NSID{}
-	}
-	return id
-}
-
 // OpenNS opens one of the thread's namespaces. The caller closes it.
 func (p *Proc) OpenNS(name string) (*os.File, error) {
 	return openAt(p.dir, "ns/"+name)
