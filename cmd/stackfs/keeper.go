@@ -23,6 +23,12 @@ func spawnKeeper(runDir string) func(control, slots *os.File) (func() error, err
 		cmd.Env = []string{}
 		cmd.ExtraFiles = []*os.File{control, slots}
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+		// go-fuse opens /dev/fuse without O_CLOEXEC, and a keeper that is
+		// started later than the mount would hold that: the kernel would
+		// not see the daemon die, and the mount would hang.
+		if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+			return nil, os.NewSyscallError("close_range", err)
+		}
 		if err := cmd.Start(); err != nil {
 			return nil, err
 		}
