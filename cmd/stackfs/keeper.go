@@ -3,6 +3,7 @@ package main
 import (
 	"log/slog"
 	"log/syslog"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
