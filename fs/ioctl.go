@@ -136,7 +136,7 @@ func (n *stackNode) ioctlMsocket(ctx context.Context, in []byte) ([]byte, error)
 		m.Result = uapi.ResultSelf
 		return m.MarshalBinary()
 	}
-	conn, err := peer.FetchFD(c.PID, int(m.ReplyFD))
+	conn, err := p.FetchFD(c.PID, int(m.ReplyFD))
 	if err != nil {
 		return nil, err
 	}
@@ -229,7 +229,7 @@ func (n *stackNode) ioctlRun(ctx context.Context, in []byte) ([]byte, error) {
 		}
 		return r.MarshalBinary()
 	}
-	listener, err := peer.FetchFD(c.PID, int(r.ListenerFD))
+	listener, err := p.FetchFD(c.PID, int(r.ListenerFD))
 	if err != nil {
 		return nil, err
 	}

@@ -18,9 +18,12 @@ import (
 
 // rootCaller is a caller with all rights.
 func rootCaller() *stacknode.Caller {
+	all := func(*os.File) (stacknode.CapSet, error) { return ^stacknode.CapSet(0), nil }
 	return &stacknode.Caller{
-		PID: os.Getpid(), TID: os.Getpid(), SameUserNS: true,
-		CapsOver: func(*os.File) (stacknode.CapSet, error) { return ^stacknode.CapSet(0), nil },
+		PID: os.Getpid(), TID: os.Getpid(),
+		Look: func() (*stacknode.Details, error) {
+			return &stacknode.Details{SameUserNS: true, CapsOver: all}, nil
+		},
 	}
 }
 

@@ -50,12 +50,33 @@ const (
 // A Caller is the thread that asks for a socket, as the kernel knows it
 // while that thread waits for the answer.
 type Caller struct {
-	PID, TID int
-	Identity
+	PID, TID         int
+	UID, GID         uint32 // effective ids, in the daemon's user namespace
 	RealUID, RealGID uint32 // what SCM_CREDENTIALS carries
 
-	// NetNS is the namespace that the thread is in.
+	// Look finds out the rest, once: it takes longer, and a plain socket
+	// of another namespace needs none of it.
+	Look func() (*Details, error)
+}
+
+// NetNS returns the network namespace that the thread is in, the zero NSID
+// if that cannot be told.
+func (c *Caller) NetNS() NSID {
+	d, err := c.Look()
+	if err != nil {
+		return NSID{}
+	}
+	return d.NetNS
+}
+
+// Details are what a Caller may have to show for a right.
+type Details struct {
+	Identity
 	NetNS NSID
+
+	// SameUserNS tells whether the thread is in the daemon's user
+	// namespace.
+	SameUserNS bool
 
 	// CapsOver returns the capabilities that the thread has over the user
 	// namespace that owns netns, by the kernel's ns_capable rule.
@@ -63,10 +84,6 @@ type Caller struct {
 
 	// OpenNetNS opens the network namespace that the thread is in.
 	OpenNetNS func() (*os.File, error)
-
-	// SameUserNS tells whether the thread is in the daemon's user
-	// namespace.
-	SameUserNS bool
 }
 
 // A Run is a process tree whose socket calls arrive on a seccomp listener.

@@ -147,7 +147,7 @@ func TestAdmit(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			c := &Caller{NetNS: tt.caller}
+			c := &Caller{Look: func() (*Details, error) { return &Details{NetNS: tt.caller}, nil }}
 			if err := s.Admit(c); !errors.Is(err, tt.want) {
 				t.Errorf("Admit: got %v, want %v", err, tt.want)
 			}

@@ -116,7 +116,7 @@ func (s *Stack) Self(caller *Caller) bool {
 		return false
 	}
 	id, _ := own.NetNS()
-	return id == caller.NetNS
+	return id == caller.NetNS()
 }
 
 // Admit checks that the stack is up and serves caller at all. Returns

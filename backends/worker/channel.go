@@ -31,7 +31,7 @@ type channel struct {
 
 func (l *loop) addChannel(f *os.File, caller *stacknode.Caller, release func()) error {
 	c := &channel{
-		f: f, fd: int(f.Fd()), id: caller.Identity,
+		f: f, fd: int(f.Fd()), id: stacknode.Identity{UID: caller.UID, GID: caller.GID},
 		ruid: caller.RealUID, rgid: caller.RealGID,
 		release: release, released: func() { l.channels.Add(-1) },
 	}

@@ -210,7 +210,7 @@ func (r *runItem) decide(n *Notif) (fd, typ int, err error) {
 		return own()
 	}
 	if w := r.l.w; w.cfg.OnlySelf {
-		if caller.NetNS != w.id {
+		if caller.NetNS() != w.id {
 			return -1, 0, stacknode.ErrForeign
 		}
 		if w.refuses() {
@@ -253,13 +253,17 @@ func (r *runItem) nested(caller *stacknode.Caller, domain, typ, proto int, own f
 
 // local makes a socket in the caller's own namespace, with no capability.
 func local(caller *stacknode.Caller, domain, typ, proto int) (fd int, err error) {
-	ns, err := caller.OpenNetNS()
+	d, err := caller.Look()
+	if err != nil {
+		return -1, err
+	}
+	ns, err := d.OpenNetNS()
 	if err != nil {
 		return -1, err
 	}
 	defer ns.Close()
 	fd = -1
-	err = onThread(ns, &caller.Identity, 0, func() error {
+	err = onThread(ns, &d.Identity, 0, func() error {
 		fd, err = rawSocket(domain, typ|unix.SOCK_CLOEXEC, proto)
 		return err
 	})

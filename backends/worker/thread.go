@@ -29,6 +29,21 @@ func onThread(ns *os.File, id *stacknode.Identity, caps stacknode.CapSet, fn fun
 	return <-done
 }
 
+// onThisThread is onThread without another thread, for an fn that does not
+// block. A thread that cannot go home would serve others in the wrong place
+// and with the wrong rights: then the daemon ends.
+func onThisThread(ns *os.File, id *stacknode.Identity, fn func() error) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	home, err := visit(ns, id, 0, fn)
+	if !home {
+		// Not a panic, which package fuse recovers from.
+		fmt.Fprintln(os.Stderr, "stackfs: a thread cannot leave the stack that it visited")
+		os.Exit(1)
+	}
+	return err
+}
+
 func visit(ns *os.File, id *stacknode.Identity, caps stacknode.CapSet, fn func() error) (home bool, err error) {
 	if ns == nil {
 		return assumeAnd(id, caps, fn)

@@ -156,14 +156,15 @@ func (w *Worker) socket(caller *stacknode.Caller, domain, typ, proto int) (fd in
 	}
 	defer w.calls.Done()
 
-	caps, err := w.rights(caller, domain, typ, proto)
-	if err != nil {
-		return -1, err
-	}
-	err = onThread(w.ns, &caller.Identity, caps, func() error {
+	make := func() error {
 		fd, err = rawSocket(domain, typ|unix.SOCK_CLOEXEC, proto)
 		return err
-	})
+	}
+	if plain(domain, typ, proto) {
+		err = onThisThread(w.ns, &stacknode.Identity{UID: caller.UID, GID: caller.GID}, make)
+	} else {
+		err = w.special(caller, domain, typ, proto, make)
+	}
 	if err != nil && fd >= 0 {
 		// The socket was made but its thread could not go home.
 		unix.Close(fd)
@@ -172,10 +173,24 @@ func (w *Worker) socket(caller *stacknode.Caller, domain, typ, proto int) (fd in
 	return fd, err
 }
 
+// special makes a socket that asks for rights, or for a module of the
+// kernel, by fn.
+func (w *Worker) special(caller *stacknode.Caller, domain, typ, proto int, fn func() error) error {
+	d, err := caller.Look()
+	if err != nil {
+		return err
+	}
+	caps, err := w.rights(d, domain, typ)
+	if err != nil {
+		return err
+	}
+	return onThread(w.ns, &d.Identity, caps, fn)
+}
+
 // rights returns the capabilities that the thread making the socket may
 // raise: those that the kernel asks for when such a socket is created and
 // that the caller has over the namespace, or was granted.
-func (w *Worker) rights(caller *stacknode.Caller, domain, typ, proto int) (stacknode.CapSet, error) {
+func (w *Worker) rights(caller *stacknode.Details, domain, typ int) (stacknode.CapSet, error) {
 	var want stacknode.CapSet
 	switch kind := typ & sockTypeMask; {
 	case domain == unix.AF_PACKET, kind == unix.SOCK_RAW && domain != unix.AF_NETLINK:
@@ -204,7 +219,7 @@ func (w *Worker) rights(caller *stacknode.Caller, domain, typ, proto int) (stack
 	return want & has, nil
 }
 
-func (w *Worker) capsOver(caller *stacknode.Caller) (stacknode.CapSet, error) {
+func (w *Worker) capsOver(caller *stacknode.Details) (stacknode.CapSet, error) {
 	if w.ns != nil {
 		return caller.CapsOver(w.ns)
 	}

@@ -2,35 +2,86 @@ package peer
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
+	"sync"
 
 	"github.com/stackfs/stackfs/stacknode"
 )
 
-// A Proc is an open /proc/TID of a waiting thread: what is read through it
-// is of that thread or fails with ESRCH.
+// A Proc is a thread that waits for us: what is read through it is of that
+// thread or fails with ESRCH.
 type Proc struct {
-	tid int
-	dir *os.File
+	tid   int
+	pidfd *os.File // of the thread; nil where the kernel tells no ids by it
+	creds creds    // with pidfd
+
+	mu  sync.Mutex // guards dir
+	dir *os.File   // /proc/TID, once it is needed
 }
 
-// Open opens the thread tid. The caller closes the Proc. Returns ESRCH or
-// ENOENT if there is no such thread.
+// creds are the ids that the kernel tells of a pidfd.
+type creds struct {
+	tgid             int
+	realUID, realGID uint32
+	uid, gid         uint32
+}
+
+// Open refers to the thread tid. The caller closes the Proc. Returns ESRCH
+// or ENOENT if there is no such thread.
 func Open(tid int) (*Proc, error) {
 	if tid <= 0 {
 		return nil, fmt.Errorf("the caller is not visible in the daemon's pid namespace: %w", errNoProcess)
 	}
-	dir, err := openProc(tid)
-	if err != nil {
+	p := &Proc{tid: tid}
+	var err error
+	if p.pidfd, p.creds, err = openThread(tid); err != nil {
 		return nil, fmt.Errorf("thread %d: %w", tid, err)
 	}
-	return &Proc{tid: tid, dir: dir}, nil
+	if p.pidfd == nil {
+		if _, err := p.open(); err != nil {
+			return nil, err
+		}
+	}
+	return p, nil
+}
+
+// open returns /proc/TID. With a pidfd that still answers afterwards it is
+// that thread's.
+func (p *Proc) open() (*os.File, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.dir != nil {
+		return p.dir, nil
+	}
+	dir, err := openProc(p.tid)
+	if err == nil && p.pidfd != nil {
+		if _, err = threadCreds(p.pidfd); err != nil {
+			dir.Close()
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("thread %d: %w", p.tid, err)
+	}
+	p.dir = dir
+	return dir, nil
 }
 
 // Close ends the Proc and what [Proc.Caller] returned of it.
-func (p *Proc) Close() error { return p.dir.Close() }
+func (p *Proc) Close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var err error
+	if p.pidfd != nil {
+		err = p.pidfd.Close()
+	}
+	if p.dir != nil {
+		err = errors.Join(err, p.dir.Close())
+	}
+	return err
+}
 
 // A Status is what stackfs needs of /proc/TID/status.
 type Status struct {
@@ -44,7 +95,11 @@ type Status struct {
 
 // Status reads /proc/TID/status.
 func (p *Proc) Status() (Status, error) {
-	b, err := readAt(p.dir, "status")
+	dir, err := p.open()
+	if err != nil {
+		return Status{}, err
+	}
+	b, err := readAt(dir, "status")
 	if err != nil {
 		return Status{}, fmt.Errorf("thread %d: status: %w", p.tid, err)
 	}
@@ -120,28 +175,45 @@ func parseIDs(value []byte, ids ...*uint32) error {
 // NS returns the identity of one of the thread's namespaces: "net", "user",
 // "mnt".
 func (p *Proc) NS(name string) (stacknode.NSID, error) {
-	return statNS(p.dir, "ns/"+name)
+	dir, err := p.open()
+	if err != nil {
+		return stacknode.NSID{}, err
+	}
+	return statNS(dir, "ns/"+name)
 }
 
 // OpenNS opens one of the thread's namespaces. The caller closes it.
 func (p *Proc) OpenNS(name string) (*os.File, error) {
-	return openAt(p.dir, "ns/"+name)
+	dir, err := p.open()
+	if err != nil {
+		return nil, err
+	}
+	return openAt(dir, "ns/"+name)
 }
 
 // Caller describes the thread. Its functions work until the Proc is closed.
 func (p *Proc) Caller() (*stacknode.Caller, error) {
+	c := &stacknode.Caller{TID: p.tid, Look: sync.OnceValues(p.look)}
+	if p.pidfd != nil {
+		c.PID, c.UID, c.GID = p.creds.tgid, p.creds.uid, p.creds.gid
+		c.RealUID, c.RealGID = p.creds.realUID, p.creds.realGID
+		return c, nil
+	}
 	st, err := p.Status()
 	if err != nil {
 		return nil, err
 	}
-	c := &stacknode.Caller{
-		PID:      st.TGID,
-		TID:      p.tid,
-		Identity: stacknode.Identity{UID: st.UID, GID: st.GID, Groups: st.Groups},
-		RealUID:  st.RealUID,
-		RealGID:  st.RealGID,
+	c.PID, c.UID, c.GID, c.RealUID, c.RealGID = st.TGID, st.UID, st.GID, st.RealUID, st.RealGID
+	return c, nil
+}
+
+func (p *Proc) look() (*stacknode.Details, error) {
+	st, err := p.Status()
+	if err != nil {
+		return nil, err
 	}
-	if c.NetNS, err = p.NS("net"); err != nil {
+	d := &stacknode.Details{Identity: stacknode.Identity{UID: st.UID, GID: st.GID, Groups: st.Groups}}
+	if d.NetNS, err = p.NS("net"); err != nil {
 		return nil, fmt.Errorf("thread %d: %w", p.tid, err)
 	}
 	user, err := p.NS("user")
@@ -152,17 +224,30 @@ func (p *Proc) Caller() (*stacknode.Caller, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.SameUserNS = user == own
-	c.OpenNetNS = func() (*os.File, error) { return p.OpenNS("net") }
-	c.CapsOver = func(netns *os.File) (stacknode.CapSet, error) {
+	d.SameUserNS = user == own
+	d.OpenNetNS = func() (*os.File, error) { return p.OpenNS("net") }
+	d.CapsOver = func(netns *os.File) (stacknode.CapSet, error) {
 		return capsOver(netns, user, st.UID, stacknode.CapSet(st.CapEff))
 	}
-	return c, nil
+	return d, nil
+}
+
+// FetchFD duplicates descriptor n of the thread. Needs CAP_SYS_PTRACE over
+// it. Since 5.6. Returns EBADF if n is not open.
+func (p *Proc) FetchFD(tgid, n int) (*os.File, error) {
+	if p.pidfd != nil {
+		return fetchFD(p.pidfd, n)
+	}
+	return FetchFD(tgid, n)
 }
 
 // ReadMemory fills b from the thread's memory at addr.
 func (p *Proc) ReadMemory(b []byte, addr int64) error {
-	f, err := openAt(p.dir, "mem")
+	dir, err := p.open()
+	if err != nil {
+		return err
+	}
+	f, err := openAt(dir, "mem")
 	if err != nil {
 		return err
 	}

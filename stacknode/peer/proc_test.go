@@ -39,8 +39,12 @@ func TestCallerIsOneself(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.PID != os.Getpid() || c.UID != uint32(os.Geteuid()) || !c.SameUserNS || c.NetNS.Ino == 0 {
-		t.Errorf("got %+v", c)
+	d, err := c.Look()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.PID != os.Getpid() || c.UID != uint32(os.Geteuid()) || d.UID != c.UID || !d.SameUserNS || c.NetNS().Ino == 0 {
+		t.Errorf("got %+v, %+v", c, d)
 	}
 }
 

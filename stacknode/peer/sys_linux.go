@@ -2,6 +2,7 @@ package peer
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -111,18 +112,77 @@ func NSFileID(f *os.File) (stacknode.NSID, error) { return statNSFile(f) }
 
 // FetchFD duplicates descriptor n of the process tgid, which must be
 // waiting for us: a number that is recycled meanwhile is another process'.
-// Needs CAP_SYS_PTRACE over it. Since 5.6. Returns EBADF if n is not open.
 func FetchFD(tgid, n int) (*os.File, error) {
 	pidfd, err := unix.PidfdOpen(tgid, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("pidfd_open", err)
 	}
-	defer unix.Close(pidfd)
-	fd, err := unix.PidfdGetfd(pidfd, n, 0)
+	f := os.NewFile(uintptr(pidfd), "pidfd")
+	defer f.Close()
+	return fetchFD(f, n)
+}
+
+func fetchFD(pidfd *os.File, n int) (*os.File, error) {
+	fd, err := unix.PidfdGetfd(int(pidfd.Fd()), n, 0)
+	runtime.KeepAlive(pidfd)
 	if err != nil {
-		return nil, fmt.Errorf("descriptor %d of process %d: %w", n, tgid, os.NewSyscallError("pidfd_getfd", err))
+		return nil, fmt.Errorf("descriptor %d of the caller: %w", n, os.NewSyscallError("pidfd_getfd", err))
 	}
 	return os.NewFile(uintptr(fd), "fetched"), nil
+}
+
+// pidfdInfo is struct pidfd_info, PIDFD_INFO_SIZE_VER0. Since 6.13.
+type pidfdInfo struct {
+	mask, cgroup    uint64
+	pid, tgid, ppid uint32
+	ruid, rgid      uint32
+	euid, egid      uint32
+	suid, sgid      uint32
+	fsuid, fsgid    uint32
+	exitCode        int32
+}
+
+const (
+	ioctlPidfdInfo = 0xc040ff0b
+	pidfdThread    = unix.O_EXCL // since 6.9
+	pidfdInfoCreds = 1 << 1
+)
+
+// openThread returns a pidfd of a thread and its ids, or no pidfd where the
+// kernel does not tell them by it.
+func openThread(tid int) (*os.File, creds, error) {
+	fd, err := unix.PidfdOpen(tid, pidfdThread)
+	switch {
+	case errors.Is(err, unix.EINVAL):
+		return nil, creds{}, nil
+	case err != nil:
+		return nil, creds{}, os.NewSyscallError("pidfd_open", err)
+	}
+	f := os.NewFile(uintptr(fd), "pidfd")
+	c, err := threadCreds(f)
+	if err != nil {
+		f.Close()
+		if errors.Is(err, unix.ENOTTY) || errors.Is(err, unix.EINVAL) {
+			return nil, creds{}, nil
+		}
+		return nil, creds{}, err
+	}
+	return f, c, nil
+}
+
+// threadCreds returns the ids of the thread behind a pidfd. Returns ESRCH
+// if it is gone.
+func threadCreds(pidfd *os.File) (creds, error) {
+	info := pidfdInfo{mask: pidfdInfoCreds}
+	_, _, e := unix.Syscall(unix.SYS_IOCTL, pidfd.Fd(), ioctlPidfdInfo, uintptr(unsafe.Pointer(&info)))
+	runtime.KeepAlive(pidfd)
+	if e == 0 && info.mask&pidfdInfoCreds == 0 {
+		e = unix.ESRCH
+	}
+	if e != 0 {
+		return creds{}, os.NewSyscallError("PIDFD_GET_INFO", e)
+	}
+	return creds{tgid: int(info.tgid), realUID: info.ruid, realGID: info.rgid, uid: info.euid, gid: info.egid}, nil
 }
 
 // nsGetMntnsID is NS_GET_MNTNS_ID, _IOR(0xb7, 5, __u64). Since 6.11.
@@ -132,7 +192,11 @@ const nsGetMntnsID = 0x8008b705
 // is never used again; before, it is the inode number, which may be once
 // the namespace is gone.
 func (p *Proc) MountNS() (uint64, error) {
-	f, err := openAt(p.dir, "ns/mnt")
+	dir, err := p.open()
+	if err != nil {
+		return 0, err
+	}
+	f, err := openAt(dir, "ns/mnt")
 	if err != nil {
 		return 0, err
 	}
