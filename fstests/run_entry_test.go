@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"testing"
 )
@@ -70,7 +71,7 @@ func TestRunFamilies(t *testing.T) {
 // The abstract names of UNIX sockets are those of the caller's namespace.
 func TestRunLeavesUnixSocketsAlone(t *testing.T) {
 	m := newRunMount(t, "")
-	name := "stackfs-" + nsPrefix + t.Name()
+	name := fmt.Sprintf("stackfs-%s-%d", t.Name(), os.Getpid())
 	l, err := net.Listen("unix", "@"+name)
 	if err != nil {
 		t.Fatal(err)
