@@ -24,7 +24,7 @@ func firstTrial(ctx context.Context, s *site, r *report, name string, p placemen
 		return err
 	}
 	first := func(what string) side {
-		c := command{argv: []string{s.tool("first"), cpuArg(p.client), s.count(800), what, d.node(labName)}}
+		c := command{argv: []string{s.tool("first"), cpuArg(p.client), s.count(8000), what, d.node(labName)}}
 		return side{what, c.number}
 	}
 	got, err := interleave(ctx, s.opts.rounds, first("socket"), first("version"))

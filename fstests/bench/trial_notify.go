@@ -41,14 +41,16 @@ func (t notifyTrial) run(ctx context.Context, s *site, r *report) error {
 	}
 	sides := []side{{"run", ours.number}, bare("two-step"), bare("one-step")}
 	if t.self {
-		sides = []side{{"run", ours.number}, bare("continue")}
+		sides = []side{{"run", ours.number}, bare("two-step"), bare("continue")}
 	}
 	got, err := interleave(ctx, s.opts.rounds, sides...)
 	if err != nil {
 		return err
 	}
 	r.add(figure{name: t.name(), unit: "ns", ours: got[0], peer: sides[1].name, theirs: got[1], goal: t.at.goal(t.kind.goal)})
-	if !t.self {
+	if t.self {
+		r.add(figure{name: t.name() + "-continue", unit: "ns", ours: got[0], peer: sides[2].name, theirs: got[2]})
+	} else {
 		r.add(figure{name: t.name() + "-onestep", unit: "ns", ours: got[0], peer: sides[2].name, theirs: got[2]})
 	}
 	return nil

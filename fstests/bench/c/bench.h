@@ -61,7 +61,8 @@ static inline int compare_doubles(const void *a, const void *b)
  * op of the median batch takes in nanoseconds. The median leaves out the
  * batches that something else on the machine interrupted.
  */
-static inline void measure(void (*op)(void *), void *arg, const char *count)
+static inline void measure_then(void (*op)(void *), void *arg, const char *count,
+				void (*after)(void))
 {
 	int per = atoi(count) / BATCHES;
 	double took[BATCHES];
@@ -70,15 +71,26 @@ static inline void measure(void (*op)(void *), void *arg, const char *count)
 		per = 1;
 	for (int i = 0; i < per; i++)
 		op(arg);
+	after();
 	for (int b = 0; b < BATCHES; b++) {
 		double start = now_ns();
 
 		for (int i = 0; i < per; i++)
 			op(arg);
 		took[b] = (now_ns() - start) / per;
+		after();
 	}
 	qsort(took, BATCHES, sizeof(took[0]), compare_doubles);
 	printf("%.2f\n", took[BATCHES / 2]);
+}
+
+static inline void nothing(void)
+{
+}
+
+static inline void measure(void (*op)(void *), void *arg, const char *count)
+{
+	measure_then(op, arg, count, nothing);
 }
 
 static inline void want_args(int argc, int want, const char *usage)

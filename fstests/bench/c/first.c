@@ -1,14 +1,34 @@
 // SPDX-License-Identifier: MIT
 /*
  * first.c: the first socket of a process from a node: open, socketpair,
- * ioctl, receive, and close all. With "version" instead, one ioctl that does
- * nothing, on a node that stays open.
+ * ioctl, receive the socket and the channel. As in a process that goes on,
+ * they stay open; they are closed after the clock was read. With "version"
+ * instead, one ioctl that does nothing, on a node that stays open.
  */
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include "bench.h"
 #include "stackfs.h"
+
+#define KEPT_MAX 4096
+
+static int kept[KEPT_MAX];
+static int kept_count;
+
+static void keep(int fd)
+{
+	if (kept_count == KEPT_MAX)
+		errx(1, "more than %d descriptors to keep", KEPT_MAX);
+	kept[kept_count++] = fd;
+}
+
+static void close_kept(void)
+{
+	while (kept_count > 0)
+		close(kept[--kept_count]);
+	usleep(20000);		/* until the daemon has seen it */
+}
 
 static int open_node(const char *path)
 {
@@ -19,13 +39,13 @@ static int open_node(const char *path)
 	return node;
 }
 
-static int receive(int chan)
+static void receive(int chan)
 {
 	struct stackfs_chan_rep rep;
 	struct iovec iov = { &rep, sizeof(rep) };
 	union {
 		struct cmsghdr align;
-		char buf[CMSG_SPACE(sizeof(int))];
+		char buf[CMSG_SPACE(2 * sizeof(int))];
 	} ctl;
 	struct msghdr msg = {
 		.msg_iov = &iov,
@@ -33,14 +53,15 @@ static int receive(int chan)
 		.msg_control = &ctl,
 		.msg_controllen = sizeof(ctl.buf),
 	};
-	int fd;
+	int fds[2];
 
 	if (recvmsg(chan, &msg, MSG_CMSG_CLOEXEC) != sizeof(rep) || rep.error)
 		err(1, "recvmsg");
-	if (!CMSG_FIRSTHDR(&msg))
-		errx(1, "no descriptor in the answer");
-	memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&msg)), sizeof(fd));
-	return fd;
+	if (!CMSG_FIRSTHDR(&msg) || CMSG_FIRSTHDR(&msg)->cmsg_len != CMSG_LEN(sizeof(fds)))
+		errx(1, "no socket and channel in the answer");
+	memcpy(fds, CMSG_DATA(CMSG_FIRSTHDR(&msg)), sizeof(fds));
+	keep(fds[0]);
+	keep(fds[1]);
 }
 
 static void first(void *arg)
@@ -62,10 +83,10 @@ static void first(void *arg)
 		err(1, "STACKFS_IOC_MSOCKET");
 	if (m.result != STACKFS_RESULT_SENT)
 		errx(1, "the daemon says that this stack is our own");
-	close(pair[1]);
-	close(receive(pair[0]));
-	close(pair[0]);
-	close(node);
+	receive(pair[0]);
+	keep(pair[0]);
+	keep(pair[1]);
+	keep(node);
 }
 
 static void version(void *arg)
@@ -83,7 +104,7 @@ int main(int argc, char **argv)
 	want_args(argc, 5, "first CPU COUNT socket|version NODE");
 	pin(argv[1]);
 	if (!strcmp(argv[3], "socket")) {
-		measure(first, argv[4], argv[2]);
+		measure_then(first, argv[4], argv[2], close_kept);
 		return 0;
 	}
 	node = open_node(argv[4]);
