@@ -78,6 +78,10 @@ type Details struct {
 	// namespace.
 	SameUserNS bool
 
+	// Caps are the thread's effective capabilities over its own user
+	// namespace.
+	Caps CapSet
+
 	// CapsOver returns the capabilities that the thread has over the user
 	// namespace that owns netns, by the kernel's ns_capable rule.
 	CapsOver func(netns *os.File) (CapSet, error)

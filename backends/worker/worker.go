@@ -197,10 +197,12 @@ func (w *Worker) rights(caller *stacknode.Details, domain, typ int) (stacknode.C
 		want = stacknode.CapNetRaw
 	case domain == unix.AF_NETLINK && caller.SameUserNS:
 		// netlink looks at the credentials of who opened the socket besides
-		// those of who writes to it (netlink_ns_capable). A caller of
-		// another user namespace gets a socket that reads only: one opened
-		// with a capability here would count in every namespace.
-		want = stacknode.CapNetAdmin
+		// those of who writes to it (netlink_ns_capable). One opened with a
+		// capability here counts in every namespace, so only who has that
+		// here gets it. A caller of another user namespace gets a socket
+		// that reads only; who made the one that owns the stack's needs
+		// nothing more than the effective uid.
+		want = stacknode.CapNetAdmin & caller.Caps
 	default:
 		return 0, nil
 	}

@@ -225,9 +225,10 @@ func (p *Proc) look() (*stacknode.Details, error) {
 		return nil, err
 	}
 	d.SameUserNS = user == own
+	d.Caps = stacknode.CapSet(st.CapEff)
 	d.OpenNetNS = func() (*os.File, error) { return p.OpenNS("net") }
 	d.CapsOver = func(netns *os.File) (stacknode.CapSet, error) {
-		return capsOver(netns, user, st.UID, stacknode.CapSet(st.CapEff))
+		return capsOver(netns, user, st.UID, d.Caps)
 	}
 	return d, nil
 }

@@ -163,3 +163,28 @@ def child(fn):
             os._exit(code)
     _, status = os.waitpid(pid, 0)
     same(status, 0, "status of the child")
+
+
+def attribute(kind, data):
+    raw = struct.pack("HH", 4 + len(data), kind) + data
+    return raw + b"\0" * (-len(raw) % 4)
+
+
+def new_link(name, netns_pid=0):
+    """An RTM_NEWLINK that adds a veth link, there or where netns_pid is."""
+    kind = attribute(18, attribute(1, b"veth"))  # IFLA_LINKINFO, IFLA_INFO_KIND
+    where = attribute(19, struct.pack("I", netns_pid)) if netns_pid else b""  # IFLA_NET_NS_PID
+    body = struct.pack("BxHiII", 0, 0, 0, 0, 0) + attribute(3, name.encode() + b"\0") + kind + where
+    return struct.pack("IHHII", 16 + len(body), 16, 0x605, 1, 0) + body  # request, ack, create, exclusive
+
+
+def netlink_ask(s, message):
+    """Sends a request and returns the errno of the answer."""
+    s.send(message)
+    return netlink_answer(s)
+
+
+def netlink_answer(s):
+    s.settimeout(10)
+    answer = s.recv(8192)
+    return -struct.unpack_from("IHHIIi", answer)[5]
