@@ -3,6 +3,8 @@ package runs
 import (
 	"fmt"
 	"maps"
+	"os"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -17,15 +19,29 @@ import (
 // one of its own, and fork and exec keep it. A process that made a
 // namespace for itself is what its nearest ancestor in a known one is.
 
-// Ticket returns a number by which a process under a run joins s.
-func (t *Table) Ticket(caller *stacknode.Caller, s *stacknode.Stack, families stacknode.FamilySet) uint64 {
+// ticketsPerUser bounds what a user can have the daemon remember.
+const ticketsPerUser = 64
+
+// Ticket returns a number by which a process under a run joins s. Returns
+// EAGAIN if its user has too many that were not handed in.
+func (t *Table) Ticket(caller *stacknode.Caller, s *stacknode.Stack, families stacknode.FamilySet) (uint64, error) {
 	now := time.Now()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	maps.DeleteFunc(t.tickets, func(_ uint64, k ticket) bool { return now.After(k.expires) })
+	used := 0
+	maps.DeleteFunc(t.tickets, func(_ uint64, k ticket) bool {
+		expired := now.After(k.expires)
+		if !expired && k.uid == caller.RealUID {
+			used++
+		}
+		return expired
+	})
+	if used >= ticketsPerUser {
+		return 0, fmt.Errorf("too many tickets of this user: %w", unix.EAGAIN)
+	}
 	id := newID()
-	t.tickets[id] = ticket{targetOf(s, families), caller.PID, now.Add(ticketLifetime)}
-	return id
+	t.tickets[id] = ticket{targetOf(s, families), caller.PID, caller.RealUID, now.Add(ticketLifetime)}
+	return id, nil
 }
 
 // ticket puts the mount namespace of the process that hands in id on the
@@ -58,6 +74,30 @@ func (e *entry) ticket(tid int, id uint64) error {
 	return e.save()
 }
 
+// maxNested bounds the record of a run, which goes to the keeper as one
+// message.
+const maxNested = 256
+
+// forgetEnded drops the nested runs in whose mount namespace no process is
+// left. It is called with e.mu held.
+func (e *entry) forgetEnded() {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return
+	}
+	alive := map[uint64]bool{}
+	for _, p := range entries {
+		tid, err := strconv.Atoi(p.Name())
+		if err != nil {
+			continue
+		}
+		if mnt, err := mountNS(tid); err == nil {
+			alive[mnt] = true
+		}
+	}
+	maps.DeleteFunc(e.rec.Nested, func(mnt uint64, _ target) bool { return !alive[mnt] })
+}
+
 func (e *entry) nest(mnt uint64, tg target) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -66,6 +106,12 @@ func (e *entry) nest(mnt uint64, tg target) error {
 	}
 	if e.rec.Nested == nil {
 		e.rec.Nested = map[uint64]target{}
+	}
+	if len(e.rec.Nested) >= maxNested {
+		e.forgetEnded()
+	}
+	if len(e.rec.Nested) >= maxNested {
+		return fmt.Errorf("%d programs are nested in one already: %w", maxNested, unix.EMFILE)
 	}
 	e.rec.Nested[mnt] = tg
 	e.nested.Store(true)

@@ -72,6 +72,7 @@ type entry struct {
 type ticket struct {
 	target
 	pid     int
+	uid     uint32 // who it counts for
 	expires time.Time
 }
 

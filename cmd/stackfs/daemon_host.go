@@ -114,5 +114,5 @@ func (s *server) Run(caller *stacknode.Caller, st *stacknode.Stack, listener *os
 
 // RunTicket implements fs.Host.
 func (s *server) RunTicket(caller *stacknode.Caller, st *stacknode.Stack, families stacknode.FamilySet) (uint64, error) {
-	return s.runs.Ticket(caller, st, families), nil
+	return s.runs.Ticket(caller, st, families)
 }

@@ -117,6 +117,7 @@ struct stackfs_msocket {
  *
  * EBADF: listener_fd is not open. EINVAL: it is no seccomp listener, or no
  * families. EACCES: as STACKFS_IOC_MSOCKET. EMFILE: too many for this uid.
+ * EAGAIN: too many tickets of this uid are waiting.
  */
 struct stackfs_run {
 	__s32 listener_fd;		/* in; -1: give a ticket */
