@@ -220,7 +220,7 @@ for i in range(%d):
 	ticket = raw_run(other, -1)
 	same(libc.socket(ctypes.c_int(0x73746b66), ctypes.c_int(ticket & 0xffffffff), ctypes.c_int(ticket >> 32)), 0, "ticket %%d" %% i)
 	same(netns_cookie(socket.socket()), cookies[1])
-`, Scale(800)), Binary(t), "run", "--no-resolv", m.Path("lab"), "--")
+`, Scale(1500)), Binary(t), "run", "--no-resolv", m.Path("lab"), "--")
 	if now := children(m.PID()); len(now) != 1 || now[0] != keeper {
 		t.Errorf("the keeper is %v now, %d before", now, keeper)
 	}
