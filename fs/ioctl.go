@@ -94,6 +94,9 @@ func (n *stackNode) ioctlInfo(ctx context.Context, in []byte) ([]byte, error) {
 	info := uapi.Info{Kind: kinds[s.Kind()], Families: uint64(s.Families())}
 	copy(info.Name[:len(info.Name)-1], s.Name())
 	_, info.NetnsCookie, _ = s.NetNS()
+	if files, err := n.nameFiles(); err == nil && len(files) > 0 {
+		info.Flags |= uapi.InfoEtc
+	}
 	if own, ok := s.Backend().(stacknode.OwnNamespace); ok {
 		p, c, err := n.caller(ctx)
 		if err != nil {

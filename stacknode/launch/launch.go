@@ -85,19 +85,9 @@ func openNode(path string) (*os.File, error) {
 
 func nodeInfo(node *os.File) (uapi.Info, error) {
 	var info uapi.Info
-	arg := make([]byte, uapi.SizeVersion)
-	err := ioctl(node, uapi.IocVersion, arg)
-	var v uapi.Version
-	if err == nil {
-		err = v.UnmarshalBinary(arg)
-	}
-	if err == nil && v.Major != uapi.ABIMajor {
-		err = fmt.Errorf("the daemon speaks version %d of the ABI, this program %d: %w", v.Major, uapi.ABIMajor, unix.EPROTO)
-	}
-	if err == nil {
-		arg = make([]byte, uapi.SizeInfo)
-		err = ioctl(node, uapi.IocInfo, arg)
-	}
+	// A node of another major version has another INFO, and so ENOTTY.
+	arg := make([]byte, uapi.SizeInfo)
+	err := ioctl(node, uapi.IocInfo, arg)
 	switch {
 	case errors.Is(err, unix.ENOTTY), errors.Is(err, unix.EINVAL):
 		err = unix.ENOTSUP
@@ -129,8 +119,10 @@ func (p *Program) Run() (code int, err error) {
 	nested := !p.NoFilter && underFilter() && underOurs()
 	job := job{Program: *p, Nested: nested}
 	if !p.NoNames && info.Flags&uapi.InfoSelf == 0 {
-		if job.Files, err = nameFiles(p.Stack); err != nil {
-			return 0, &Error{Op: "name service files of the stack", Err: err}
+		if info.Flags&uapi.InfoEtc != 0 {
+			if job.Files, err = nameFiles(p.Stack); err != nil {
+				return 0, &Error{Op: "name service files of the stack", Err: err}
+			}
 		}
 		job.Cover = true
 	}

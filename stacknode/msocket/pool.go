@@ -17,7 +17,8 @@ const (
 	// channelsPerStack bounds how many requests of this process are on
 	// their way to one stack; further ones wait.
 	channelsPerStack = 4
-	// stacksKept bounds the paths of which channels are kept.
+	// stacksKept bounds the paths of which channels are kept: those used
+	// last.
 	stacksKept = 64
 )
 
@@ -25,6 +26,7 @@ const (
 type stack struct {
 	path  string
 	turns chan struct{} // one element for each channel in use
+	used  uint64        // guarded by stacks.mu: stacks.uses at the last use
 
 	mu      sync.Mutex // guards the fields below; not held over calls
 	idle    []*channel // open ones, the one used last at the end
@@ -39,8 +41,9 @@ func newStack(path string) *stack {
 
 // stacks are those of which channels are kept.
 var stacks struct {
-	mu sync.Mutex // guards of
-	of map[string]*stack
+	mu   sync.Mutex // guards the fields below; taken before stack.mu
+	of   map[string]*stack
+	uses uint64
 }
 
 // findStack returns the entry for path. A relative path is made absolute:
@@ -59,22 +62,38 @@ func findStack(path string) (*stack, error) {
 	stacks.mu.Lock()
 	defer stacks.mu.Unlock()
 	if s := stacks.of[path]; s != nil {
+		stacks.uses++
+		s.used = stacks.uses
 		return s, nil
 	}
 	return newStack(path), nil
 }
 
-// keep makes findStack find s, unless there are too many or another entry
-// was faster.
+// keep makes findStack find s, in place of the entry that was not used for
+// longest if there are too many. Of two entries for one path the first
+// stays.
 func (s *stack) keep() {
 	stacks.mu.Lock()
 	defer stacks.mu.Unlock()
+	if stacks.of[s.path] != nil {
+		return
+	}
 	if stacks.of == nil {
 		stacks.of = map[string]*stack{}
 	}
-	if stacks.of[s.path] == nil && len(stacks.of) < stacksKept {
-		stacks.of[s.path] = s
+	if len(stacks.of) >= stacksKept {
+		oldest := s
+		for _, other := range stacks.of {
+			if oldest == s || other.used < oldest.used {
+				oldest = other
+			}
+		}
+		delete(stacks.of, oldest.path)
+		oldest.closeIdle()
 	}
+	stacks.uses++
+	s.used = stacks.uses
+	stacks.of[s.path] = s
 }
 
 // kept tells whether channels of s can be used again.
@@ -100,15 +119,16 @@ func (s *stack) take() *channel {
 }
 
 func (s *stack) put(c *channel) {
-	if c.conn != nil && !s.kept() {
-		c.close()
+	defer func() { <-s.turns }()
+	if c.conn == nil {
+		return
 	}
 	s.mu.Lock()
-	if c.conn != nil {
-		s.idle = append(s.idle, c)
-	}
+	s.idle = append(s.idle, c)
 	s.mu.Unlock()
-	<-s.turns
+	if !s.kept() {
+		s.closeIdle()
+	}
 }
 
 // CloseIdle closes the channels of all stacks that are kept for further

@@ -45,6 +45,7 @@ var constants = []struct {
 	{"STACKFS_KIND_FAST", KindFast},
 	{"STACKFS_INFO_SELF", InfoSelf},
 	{"STACKFS_INFO_FOREIGN", InfoForeign},
+	{"STACKFS_INFO_ETC", InfoEtc},
 	{"STACKFS_MSOCKET_MAKE", MsocketMake},
 	{"STACKFS_RESULT_SENT", ResultSent},
 	{"STACKFS_RESULT_SELF", ResultSelf},

@@ -40,6 +40,7 @@ struct stackfs_version {
 /* info.flags */
 #define STACKFS_INFO_SELF	(1U << 0) /* this stack is the caller's own netns */
 #define STACKFS_INFO_FOREIGN	(1U << 1) /* serves callers of other namespaces */
+#define STACKFS_INFO_ETC	(1U << 2) /* the node has files for /etc */
 
 /*
  * STACKFS_IOC_INFO: what this stack is.

@@ -23,6 +23,7 @@ const (
 const (
 	InfoSelf    = 1 << 0
 	InfoForeign = 1 << 1
+	InfoEtc     = 1 << 2
 
 	MsocketMake = 1 << 0
 
