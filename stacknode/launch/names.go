@@ -105,58 +105,55 @@ func hiddenResolvConf() ([]cover, error) {
 }
 
 func coverAll(covers []cover) error {
+	rest := covers
+	for _, dir := range hiddenDirs {
+		var err error
+		if rest, err = hide(dir, rest); err != nil {
+			return err
+		}
+	}
+	if len(rest) == 0 {
+		return nil
+	}
 	scratch, err := mountScratch()
 	if err != nil {
 		return err
 	}
 	// The files stay as long as something is mounted from them.
 	defer unix.Unmount(scratch, unix.MNT_DETACH)
-	for i, c := range covers {
+	for i, c := range rest {
 		name := filepath.Join(scratch, fmt.Sprint(i))
 		if err := os.WriteFile(name, c.text, 0o644); err != nil {
 			return err
 		}
-	}
-	empty := filepath.Join(scratch, "empty")
-	if err := os.Mkdir(empty, 0o755); err != nil {
-		return err
-	}
-	for _, dir := range hiddenDirs {
-		err := hide(dir, empty, covers)
-		if err != nil {
-			return err
-		}
-	}
-	for i, c := range covers {
-		if err := unix.Mount(filepath.Join(scratch, fmt.Sprint(i)), c.target, "", unix.MS_BIND, ""); err != nil {
+		if err := unix.Mount(name, c.target, "", unix.MS_BIND, ""); err != nil {
 			return fmt.Errorf("cover %s: %w", c.target, err)
 		}
 	}
 	return nil
 }
 
-// hide makes dir look empty but for the files that are to be covered.
-func hide(dir, empty string, covers []cover) error {
+// hide makes dir look empty but for the files of covers that belong there.
+// It returns the other covers.
+func hide(dir string, covers []cover) (rest []cover, err error) {
 	st, err := os.Lstat(dir)
 	if err != nil || !st.IsDir() {
-		return nil
+		return covers, nil
 	}
 	if resolved, err := filepath.EvalSymlinks(dir); err != nil || resolved != dir {
-		return nil // the same directory by another name
+		return covers, nil // the same directory by another name
+	}
+	if err := mountTmpfs(dir); err != nil {
+		return nil, fmt.Errorf("hide %s: %w", dir, err)
 	}
 	for _, c := range covers {
-		if filepath.Dir(c.target) == dir {
-			f, err := os.Create(filepath.Join(empty, filepath.Base(c.target)))
-			if err != nil {
-				return err
-			}
-			f.Close()
+		if filepath.Dir(c.target) != dir {
+			rest = append(rest, c)
+		} else if err := os.WriteFile(c.target, c.text, 0o644); err != nil {
+			return nil, err
 		}
 	}
-	if err := unix.Mount(empty, dir, "", unix.MS_BIND, ""); err != nil {
-		return fmt.Errorf("hide %s: %w", dir, err)
-	}
-	return nil
+	return rest, nil
 }
 
 func mountScratch() (string, error) {
@@ -165,10 +162,14 @@ func mountScratch() (string, error) {
 		if err != nil || !st.IsDir() {
 			continue
 		}
-		if err := unix.Mount("stackfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "size=8m,mode=755"); err != nil {
+		if err := mountTmpfs(dir); err != nil {
 			return "", fmt.Errorf("mount a file system for name service files: %w", err)
 		}
 		return dir, nil
 	}
 	return "", fmt.Errorf("no directory to mount on for a moment (%v): %w", scratchDirs, fs.ErrNotExist)
+}
+
+func mountTmpfs(dir string) error {
+	return unix.Mount("stackfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "size=8m,mode=755")
 }
