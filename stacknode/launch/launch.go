@@ -1,7 +1,7 @@
 package launch
 
 import (
-	"encoding/gob"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -266,13 +266,14 @@ func Inner(arg string) error {
 		return fail(err)
 	}
 	unix.CloseOnExec(fd)
-	var j job
+	var w wireJob
 	f := os.NewFile(uintptr(fd), "job")
-	err = gob.NewDecoder(io.NewSectionReader(f, 0, maxJob)).Decode(&j)
+	err = json.NewDecoder(io.NewSectionReader(f, 0, maxJob)).Decode(&w)
 	f.Close()
 	if err != nil {
 		return fail(err)
 	}
+	j := w.unwire()
 	j.Env, j.inner = os.Environ(), true
 	unix.CloseOnExec(j.Node)
 	node := os.NewFile(uintptr(j.Node), j.Stack)

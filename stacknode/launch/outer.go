@@ -2,7 +2,7 @@ package launch
 
 import (
 	"bytes"
-	"encoding/gob"
+	"encoding/json"
 	"errors"
 	"os"
 	"os/signal"
@@ -53,8 +53,33 @@ func (p passed) close() {
 	}
 }
 
-// pass returns the descriptors of the job, in package gob's encoding, which
-// keeps arguments that are not UTF-8, and of the node.
+// A wireJob is a job as JSON: bytes where a string need not be UTF-8. The
+// environment is the process' own.
+type wireJob struct {
+	job
+	Stack, Path []byte
+	Argv        [][]byte
+}
+
+func wire(j *job) wireJob {
+	w := wireJob{job: *j, Stack: []byte(j.Stack), Path: []byte(j.Path)}
+	w.Env = nil
+	for _, arg := range j.Argv {
+		w.Argv = append(w.Argv, []byte(arg))
+	}
+	return w
+}
+
+func (w *wireJob) unwire() job {
+	j := w.job
+	j.Stack, j.Path, j.Argv = string(w.Stack), string(w.Path), nil
+	for _, arg := range w.Argv {
+		j.Argv = append(j.Argv, string(arg))
+	}
+	return j
+}
+
+// pass returns the descriptors of the job and of the node.
 func (j *job) pass(node *os.File) (fds passed, err error) {
 	defer func() {
 		if err != nil {
@@ -65,10 +90,8 @@ func (j *job) pass(node *os.File) (fds passed, err error) {
 		return nil, err
 	}
 	fds = passed{j.Node}
-	var text bytes.Buffer
-	without := *j
-	without.Env = nil // the process' own
-	if err := gob.NewEncoder(&text).Encode(&without); err != nil {
+	text, err := json.Marshal(wire(j))
+	if err != nil {
 		return fds, err
 	}
 	fd, err := unix.MemfdCreate("stackfs-run", 0)
@@ -76,7 +99,7 @@ func (j *job) pass(node *os.File) (fds passed, err error) {
 		return fds, err
 	}
 	fds = passed{fd, j.Node}
-	_, err = unix.Write(fd, text.Bytes())
+	_, err = unix.Write(fd, text)
 	return fds, err
 }
 
