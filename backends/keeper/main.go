@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -192,7 +193,8 @@ func (k *keeper) fromNext() error {
 }
 
 // detach removes the daemon's dead mount, if it is still there and the one
-// that is seen.
+// that is seen. Numbers of mounts come again: a daemon that is back may have
+// been given that of the dead mount.
 func (k *keeper) detach() {
 	dir, id := k.mount.Dir, k.mount.Mnt
 	k.mount = message{}
@@ -200,7 +202,39 @@ func (k *keeper) detach() {
 	if err != nil || top.ID != id {
 		return
 	}
-	if err := unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+	// What is looked at is what is detached, whatever is mounted meanwhile.
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		k.log.Error("open the dead mount", "dir", dir, "err", err)
+		return
+	}
+	defer unix.Close(fd)
+	if !dead(fd) {
+		return
+	}
+	err = unix.Unmount("/proc/self/fd/"+strconv.Itoa(fd), unix.MNT_DETACH)
+	if err != nil && !errors.Is(err, unix.EINVAL) {
 		k.log.Error("detach the dead mount", "dir", dir, "err", err)
+	}
+}
+
+// dead tells whether the mount of fd has no daemon. One that does not
+// answer has.
+func dead(fd int) bool {
+	answer := make(chan error, 1)
+	own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	go func() {
+		defer unix.Close(own)
+		var st unix.Statfs_t
+		answer <- unix.Fstatfs(own, &st)
+	}()
+	select {
+	case err := <-answer:
+		return errors.Is(err, unix.ENOTCONN) || errors.Is(err, unix.ECONNABORTED)
+	case <-time.After(time.Second):
+		return false
 	}
 }
