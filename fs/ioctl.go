@@ -2,7 +2,9 @@ package fs
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"syscall"
 
@@ -199,7 +201,11 @@ func (n *stackNode) open(ctx context.Context, c *stacknode.Caller, conn *os.File
 	}
 	if err := server.ServeChannel(mine, c, release); err != nil {
 		// The caller has its socket; it sees the end of the channel.
-		n.tree.log.Warn("channel not kept", "stack", n.stack.Name(), "err", err)
+		level := slog.LevelWarn
+		if errors.Is(err, stacknode.ErrClosed) {
+			level = slog.LevelInfo // the stack was removed meanwhile
+		}
+		n.tree.log.Log(ctx, level, "channel not kept", "stack", n.stack.Name(), "err", err)
 	}
 	return mine == conn, nil
 }
