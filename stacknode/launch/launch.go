@@ -162,6 +162,7 @@ type job struct {
 	Cover  bool // cover Files over /etc and hide name services
 	Files  map[string][]byte
 	Node   int // descriptor of the node, for the inner process
+	Outer  int // who waits for the inner process
 	inner  bool
 }
 
@@ -187,9 +188,24 @@ func (j *job) become(node *os.File) error {
 		if err := dropAll(); err != nil {
 			return &Error{Op: "give up capabilities", Err: err}
 		}
+		if err := j.dieWithOuter(); err != nil {
+			return &Error{Op: "follow the end of stackfs run", Err: err}
+		}
 	}
 	err := syscall.Exec(j.Path, j.Argv, env)
 	return fmt.Errorf("%w %s: %w", ErrExec, j.Path, err)
+}
+
+// dieWithOuter makes the kernel kill the program, but none of its children,
+// when the process that stands in for it is killed: it is what users see.
+func (j *job) dieWithOuter() error {
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
+		return os.NewSyscallError("prctl", err)
+	}
+	if os.Getppid() != j.Outer {
+		return unix.ESRCH // too late
+	}
+	return nil
 }
 
 // enter puts the process on the stack, for good.

@@ -23,7 +23,12 @@ func (j *job) outer(node *os.File) (code int, err error) {
 	defer fds.close()
 	// Before the child is there, so that no signal is lost.
 	signals := make(chan os.Signal, 16)
-	signal.Notify(signals, forwarded...)
+	for _, sig := range forwarded {
+		// What we ignore (nohup(1)) the program is to ignore too.
+		if !signal.Ignored(sig) {
+			signal.Notify(signals, sig)
+		}
+	}
 	p, err := os.StartProcess("/proc/self/exe", []string{ArgvInner, strconv.Itoa(fds[0])}, &os.ProcAttr{
 		Env:   j.Env,
 		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr},
@@ -63,7 +68,7 @@ type wireJob struct {
 
 func wire(j *job) wireJob {
 	w := wireJob{job: *j, Stack: []byte(j.Stack), Path: []byte(j.Path)}
-	w.Env = nil
+	w.Env, w.Outer = nil, os.Getpid()
 	for _, arg := range j.Argv {
 		w.Argv = append(w.Argv, []byte(arg))
 	}
