@@ -1,6 +1,7 @@
 package fstests
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,6 +24,9 @@ func TestRunNested(t *testing.T) {
 			m.check(as(m.run("./third --", "sh", "-c", run+other+"sh -c '"+run+lab+cookie+"; "+cookie+"'")), "ok LAB\nok OTHER")
 			m.check(as(m.run("./other --", "sh", "-c", run+lab+"sh -c '"+run+third+"true; "+cookie+" & wait'; "+cookie)), "ok LAB\nok OTHER")
 			m.check(as(m.run("./lab -- "+run+m.Path("null")+" -- "+cookie)), "EAFNOSUPPORT")
+			// Sandboxes in between change nothing, as long as it can be told.
+			m.check(as(m.run("./lab -- unshare -Urnm "+cookie)), "ok LAB")
+			m.check(as(m.run("./lab --", "sh", "-c", run+other+"sh -c 'unshare -Urm "+cookie+"; unshare -Urmpf "+cookie+"; :'")), "ok OTHER\nok OTHER")
 			m.check(as(m.run("./null -- "+run+lab+cookie)), "ok LAB")
 			m.check(as(m.run("./lab -- "+run+m.Path("kernel")+" -- "+cookie)), "ok HOST")
 			m.check(as(m.run("./lab -- "+run+"-f ipv6 "+other+cookie)), "ok HOST")
@@ -147,4 +151,22 @@ func TestRunDaemons(t *testing.T) {
 		a.end()
 	}
 	WaitFor(t, leakTime, "runs: 0", func() bool { return m.Status("lab")["runs"] == "0" })
+}
+
+// Programs go on when the same namespace is mounted again.
+func TestRunAcrossUnmount(t *testing.T) {
+	ns := NetNS(t)
+	m := newRunMount(t, fmt.Sprintf("[stack.named]\nnetns = %q\nmode = \"0755\"\n", ns.Name), "stacks in use stay")
+	cookie := m.Status("named")["netns_cookie"]
+	for _, as := range runUsers {
+		a := m.startAsked(as, "./named --")
+		a.is("ok " + cookie)
+		if code := m.Stop(); code != 0 {
+			t.Errorf("the daemon ended with exit code %d", code)
+		}
+		a.is("ENODEV")
+		m.Start()
+		a.is("ok " + cookie)
+		a.end()
+	}
 }

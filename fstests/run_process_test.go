@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -237,6 +238,55 @@ func TestRunKeepsTheEnvironment(t *testing.T) {
 			if want, got := RunCmd(t, plain), RunCmd(t, cmd); got != want || !strings.HasPrefix(got, "0 1 2 3 4 6 7 8 9 10 11 12 ") {
 				t.Errorf("descriptors: got %q, want %q", got, want)
 			}
+		})
+	}
+}
+
+// Rights, limits and signals are those that the program had without us.
+func TestRunKeepsTheProcess(t *testing.T) {
+	m := newRunMount(t, "")
+	look := []string{"sh", "-c", `ulimit -n; ulimit -c; umask; nice; ps -o pgid= -p $$
+		grep -E '^(Uid|Gid|Cap(Inh|Prm|Eff|Amb)|NoNewPrivs|Sig(Blk|Ign)|Cpus_allowed):' /proc/self/status`}
+	for name, as := range runUsers {
+		t.Run(name, func(t *testing.T) {
+			wrap := func(words ...string) *exec.Cmd {
+				// dash ignores the signals, bash would forget some.
+				script := `ulimit -Sn 123; umask 027; trap '' HUP INT; exec nice -n 3 "$@"`
+				return as(Command(t, runTime, "sh", append([]string{"-c", script, "x"}, words...)...))
+			}
+			group := regexp.MustCompile(`(?m)^ *\d+$`) // the process group, of a command of its own
+			plain := RunCmd(t, wrap(look...))
+			ours := RunCmd(t, wrap(append([]string{m.bin, "run", m.Path("lab"), "--"}, look...)...))
+			if want, got := group.ReplaceAllString(plain, "N"), group.ReplaceAllString(ours, "N"); got != want || !strings.Contains(plain, "123\n") {
+				t.Errorf("got\n%s\nwant\n%s", ours, plain)
+			}
+			m.check(wrap(m.bin, "run", m.Path("lab"), "--", "sh", "-c", "kill -HUP $$; kill -INT $$; echo alive"), "alive")
+		})
+	}
+}
+
+// A run that is killed is no more, and neither is its program.
+func TestRunKilled(t *testing.T) {
+	m := newRunMount(t, "")
+	for name, as := range runUsers {
+		t.Run(name, func(t *testing.T) {
+			cmd := as(m.run("./lab --", "sh", "-c", "echo $$; exec sleep 100"))
+			out, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			var program int
+			if _, err := fmt.Fscan(out, &program); err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Process.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			_ = cmd.Wait()
+			WaitFor(t, 20*time.Second, "the program ends", func() bool { return syscall.Kill(program, 0) != nil })
 		})
 	}
 }
