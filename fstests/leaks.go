@@ -72,7 +72,7 @@ func (m *M) checkLeaks() {
 		t.Errorf("links left: %v", left)
 	}
 	for _, name := range m.before.named {
-		if strings.HasPrefix(name, nsPrefix) && !exists("/run/netns/"+name) {
+		if strings.HasPrefix(name, ownPrefix()) && !exists("/run/netns/"+name) {
 			t.Errorf("the namespace %s is gone, which stackfs did not make", name)
 		}
 	}
@@ -111,9 +111,10 @@ func (m *M) checkFDs() {
 	var now map[string]int
 	pid, before := m.PID(), m.daemon.fds
 	fdAllowance := func(kind string) int {
-		// Each stack that was added has its namespace open.
+		// Each stack that was added has its namespace open, and with the
+		// first the daemon opens its own.
 		if kind == "net:[N]" {
-			return max(0, m.stackCount()-m.daemon.stacks)
+			return 1 + max(0, m.stackCount()-m.daemon.stacks)
 		}
 		return fdAllowance(kind)
 	}

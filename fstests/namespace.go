@@ -13,8 +13,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// nsPrefix begins the names of namespaces that tests make.
+// nsPrefix begins the names of namespaces that tests make; the process
+// follows, since several may test at a time.
 const nsPrefix = "sft-"
+
+func ownPrefix() string { return fmt.Sprintf("%s%d-", nsPrefix, os.Getpid()) }
 
 // An NS is a named network namespace of a test.
 type NS struct {
@@ -28,7 +31,7 @@ type NS struct {
 // addresses ("192.0.2.1/24").
 func NetNS(t testing.TB, addresses ...string) *NS {
 	t.Helper()
-	n := &NS{Name: fmt.Sprintf("%s%08x", nsPrefix, rand.Uint32()), t: t}
+	n := &NS{Name: fmt.Sprintf("%s%08x", ownPrefix(), rand.Uint32()), t: t}
 	Run(t, 10*time.Second, "ip", "netns", "add", n.Name)
 	t.Cleanup(func() { Run(t, 10*time.Second, "ip", "netns", "del", n.Name) })
 	n.IP("link", "set", "lo", "up")

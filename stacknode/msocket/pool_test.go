@@ -17,7 +17,7 @@ func TestStacksUsedLastAreKept(t *testing.T) {
 	}
 	first := find(0)
 	first.keep()
-	first.put(&channel{conn: openNull(t)})
+	first.put(first.taken(t))
 	for i := 1; i < stacksKept; i++ {
 		find(i).keep()
 	}
