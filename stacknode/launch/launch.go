@@ -117,7 +117,7 @@ func (p *Program) Run() (code int, err error) {
 		return 0, &Error{Op: "open the stack", Err: err, Hint: openHint(err)}
 	}
 	nested := !p.NoFilter && underFilter() && underOurs()
-	job := job{Program: *p, Nested: nested}
+	job := job{Program: *p, Nested: nested, Outer: os.Getpid()}
 	if !p.NoNames && info.Flags&uapi.InfoSelf == 0 {
 		if info.Flags&uapi.InfoEtc != 0 {
 			if job.Files, err = nameFiles(p.Stack); err != nil {

@@ -68,7 +68,7 @@ type wireJob struct {
 
 func wire(j *job) wireJob {
 	w := wireJob{job: *j, Stack: []byte(j.Stack), Path: []byte(j.Path)}
-	w.Env, w.Outer = nil, os.Getpid()
+	w.Env = nil
 	for _, arg := range j.Argv {
 		w.Argv = append(w.Argv, []byte(arg))
 	}
