@@ -83,6 +83,7 @@ func (h *ctlHandle) Write(ctx context.Context, data []byte, _ int64) (uint32, sy
 		}
 		answer.WriteString(text)
 	}
+	h.tree.waitTold(ctx)
 	h.mu.Lock()
 	h.answer = []byte(answer.String())
 	h.mu.Unlock()

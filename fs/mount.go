@@ -105,24 +105,22 @@ func (s *Server) Unmount() error {
 	return nil
 }
 
-// forget makes the kernel drop what it knows of a stack. It must not run on
-// a request's goroutine: the kernel may hold the directory for that
-// request.
+// forget makes the kernel drop what it knows of a stack.
 func (s *Server) forget(name string) {
-	go func() {
+	s.root.tree.tell(func() {
 		if ch := s.root.GetChild(name); ch != nil {
 			s.root.RmChild(name)
 		}
 		// ENOENT: the kernel did not know it.
 		_ = s.root.NotifyEntry(name)
-	}()
+	})
 }
 
 // Refresh makes the kernel look at the mode of a stack anew.
 func (s *Server) Refresh(name string) {
-	go func() {
+	s.root.tree.tell(func() {
 		if ch := s.root.GetChild(name); ch != nil {
 			_ = ch.NotifyContent(-1, 0)
 		}
-	}()
+	})
 }

@@ -25,8 +25,9 @@ type tree struct {
 	pending  *stacknode.Quota
 	created  time.Time
 
-	mu      sync.Mutex // guards etcInos
+	mu      sync.Mutex // guards the fields below
 	etcInos map[etcFile]uint64
+	told    chan struct{} // closed when the kernel knows the last change
 }
 
 func (t *tree) errno(op string, err error) syscall.Errno { return errno(t.log, op, err) }
