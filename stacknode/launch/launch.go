@@ -97,7 +97,7 @@ func nodeInfo(node *os.File) (uapi.Info, error) {
 	if err != nil {
 		return info, err
 	}
-	return info, info.UnmarshalBinary(arg)
+	return info, info.UnmarshalReply(arg)
 }
 
 // Run starts the program. Where it can, it replaces the calling process and
@@ -269,7 +269,7 @@ func ioctlRun(node *os.File, run uapi.Run) (uapi.Run, error) {
 	if err := ioctl(node, uapi.IocRun, arg); err != nil {
 		return run, err
 	}
-	return run, run.UnmarshalBinary(arg)
+	return run, run.UnmarshalReply(arg)
 }
 
 // Inner continues in the user namespace what [Program.Run] began; arg is
