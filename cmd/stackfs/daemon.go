@@ -280,9 +280,14 @@ func clearDeadMount(dir string) error {
 			err = nil // it hangs, so somebody holds it
 		}
 		if !errors.Is(err, unix.ENOTCONN) && !errors.Is(err, unix.ECONNABORTED) {
+			// The keeper of a daemon that died may have been quicker.
+			if now, merr := keeper.TopMount(dir); merr != nil || now != m {
+				continue
+			}
 			return fmt.Errorf("%s: a stackfs is mounted there (stackfs umount %s ends it): %w", dir, dir, syscall.EBUSY)
 		}
-		if err := unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+		// EINVAL: the keeper again.
+		if err := unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) {
 			return fmt.Errorf("detach the dead mount at %s: %w", dir, err)
 		}
 	}
