@@ -149,7 +149,7 @@ func openHint(err error) string {
 		return "its mode, or that of a directory above, does not let you; root can chmod or chgrp it"
 	case errors.Is(err, unix.ENOTSUP):
 		return "it is no stack of stackfs"
-	case errors.Is(err, unix.ENODEV):
+	case errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENOTCONN), errors.Is(err, unix.ECONNABORTED):
 		return "its daemon is gone; stackfs mount takes the mount over"
 	}
 	return ""
