@@ -30,10 +30,21 @@ func (m *runMount) startLoad(as func(*exec.Cmd) *exec.Cmd, processes, threads in
 	if l.stdin, err = l.cmd.StdinPipe(); err != nil {
 		m.t.Fatal(err)
 	}
+	proof := filepath.Join(TempDir(m.t), "started")
+	started, err := os.OpenFile(proof, os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	defer started.Close()
+	l.cmd.ExtraFiles = []*os.File{started}
 	l.cmd.Stdout, l.cmd.Stderr = &l.out, &l.errs
 	if err := l.cmd.Start(); err != nil {
 		m.t.Fatal(err)
 	}
+	WaitFor(m.t, 20*time.Second, "programs under run make sockets", func() bool {
+		st, err := os.Stat(proof)
+		return err == nil && st.Size() > 0
+	})
 	return l
 }
 

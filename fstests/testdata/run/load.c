@@ -133,7 +133,8 @@ static int load_process(int threads, int number, int out)
 }
 
 /* load PROCESSES THREADS HOST: sockets in all of them until standard input
- * ends; none may be of the namespace HOST. A line for each process. */
+ * ends; none may be of the namespace HOST. A line for each process. Descriptor 3,
+ * if it is open, is told when they have started. */
 int do_load(int argc, char **argv)
 {
 	int processes, threads;
@@ -145,7 +146,7 @@ int do_load(int argc, char **argv)
 	for (int i = 0; i < processes; i++)
 		if (fork() == 0)
 			_exit(load_process(threads, i, 1));
-	printf("started\n");
+	dprintf(3, "started\n");
 	while (wait(NULL) > 0 || errno == EINTR)
 		;
 	return 0;
