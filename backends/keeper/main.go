@@ -29,6 +29,7 @@ type keeper struct {
 	held    map[uint64]held
 	mount   message
 	died    time.Time
+	daemon  *process
 }
 
 // Main is the keeper process: control and slots are what the daemon gave
@@ -39,6 +40,9 @@ func Main(runDir string, control, slots *os.File, log *slog.Logger) error {
 		return err
 	}
 	k := &keeper{log: log, slots: shared, runDir: runDir, control: control, held: map[uint64]held{}}
+	if k.daemon, err = watchParent(); err != nil {
+		return err
+	}
 	for {
 		if k.control == nil && len(k.held) == 0 && k.mount.Op != opMount && k.next == nil {
 			return nil
@@ -60,6 +64,9 @@ func (k *keeper) step() error {
 		}
 	}
 	watch(k.control, k.fromDaemon)
+	if k.control != nil {
+		watch(k.daemon.dead, k.daemonEnded)
+	}
 	watch(k.server, k.accept)
 	watch(k.next, k.fromNext)
 	if k.control == nil && k.next == nil {
@@ -89,7 +96,35 @@ func (k *keeper) step() error {
 	return nil
 }
 
+// daemonEnded is called when the daemon's first thread is gone. Another one
+// may be stuck in the close of a file whose server, some user, does not
+// answer; then the daemon's descriptors, and with them the mount, are not
+// gone.
+func (k *keeper) daemonEnded() error {
+	// What it sent before comes first.
+	for k.control != nil && readable(k.control) {
+		if err := k.fromDaemon(); err != nil {
+			return err
+		}
+	}
+	if k.control == nil {
+		return nil
+	}
+	k.control.Close()
+	k.control = nil
+	return k.orphaned()
+}
+
+func readable(f *os.File) bool {
+	fds := []unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLIN}}
+	n, err := unix.Poll(fds, 0)
+	return err == nil && n > 0
+}
+
 func (k *keeper) fromDaemon() error {
+	if k.control == nil {
+		return nil
+	}
 	m, f, err := receive(k.control)
 	if err != nil {
 		k.control.Close()
@@ -209,10 +244,15 @@ func (k *keeper) detach() {
 		return
 	}
 	defer unix.Close(fd)
-	if !dead(fd) {
+	flags := unix.MNT_DETACH
+	if k.daemon.stuck() {
+		// What is left of it holds the lock, so nobody else has mounted
+		// here. MNT_FORCE ends the connection.
+		flags |= unix.MNT_FORCE
+	} else if !dead(fd) {
 		return
 	}
-	err = unix.Unmount("/proc/self/fd/"+strconv.Itoa(fd), unix.MNT_DETACH)
+	err = unix.Unmount("/proc/self/fd/"+strconv.Itoa(fd), flags)
 	if err != nil && !errors.Is(err, unix.EINVAL) {
 		k.log.Error("detach the dead mount", "dir", dir, "err", err)
 	}
