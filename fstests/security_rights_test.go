@@ -27,7 +27,17 @@ for name in "lab", "kernel":
 		expect("EPERM EACCES" if name == "kernel" else "EPERM EINVAL", msocket, fd, domain, typ, proto)
 	if name == "lab": msocket(fd)[0].bind(("127.0.0.1", 0))
 `
-	t.Run("user", func(t *testing.T) { m.attack(t, refused) })
+	t.Run("user", func(t *testing.T) {
+		stdin := func() string {
+			name, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/0", m.PID()))
+			return name
+		}
+		before := stdin()
+		m.attack(t, refused)
+		if now := stdin(); now != before {
+			t.Errorf("descriptor 0 of the daemon is %q, %q before", now, before)
+		}
+	})
 	t.Run("unshare -Ur", func(t *testing.T) { m.attack(t, refused, "unshare", "-Ur") })
 	t.Run("unshare -Urn", func(t *testing.T) { m.attack(t, refused, "unshare", "-Urn") })
 	t.Run("root without capabilities", func(t *testing.T) {

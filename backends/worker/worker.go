@@ -156,6 +156,7 @@ func (w *Worker) socket(caller *stacknode.Caller, domain, typ, proto int) (fd in
 	}
 	defer w.calls.Done()
 
+	fd = -1 // also when nothing is made
 	make := func() error {
 		fd, err = rawSocket(domain, typ|unix.SOCK_CLOEXEC, proto)
 		return err
