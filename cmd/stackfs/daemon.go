@@ -101,12 +101,16 @@ func serve(ctx context.Context, e env, opts mountOptions, ready func()) (err err
 	}
 	undo.add(func() { s.discover.Close() })
 	s.adoptRuns()
+	// Before anybody knows that there is something to end.
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
+	defer signal.Stop(signals)
 	s.log.Info("mounted", "dir", opts.Dir, "stacks", len(s.reg.List()))
 	ready()
 	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
 		s.log.Warn("sd_notify", "err", err)
 	}
-	return s.wait(ctx)
+	return s.wait(ctx, signals)
 }
 
 // undoList takes back what was done, in reverse order.
@@ -295,10 +299,7 @@ func clearDeadMount(dir string) error {
 
 // wait serves until a signal, an order or an unmount ends it. A second
 // signal ends it at once.
-func (s *server) wait(ctx context.Context) error {
-	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
-	defer signal.Stop(signals)
+func (s *server) wait(ctx context.Context, signals <-chan os.Signal) error {
 	unmounted := make(chan struct{})
 	go func() {
 		s.tree.Wait()
@@ -309,24 +310,24 @@ func (s *server) wait(ctx context.Context) error {
 		case sig := <-signals:
 			if sig != unix.SIGHUP {
 				signal.Reset(unix.SIGTERM, unix.SIGINT)
-				return s.stop(stopOrder{})
+				return s.stop(stopOrder{}, unmounted)
 			}
 			if _, err := s.reload(); err != nil {
 				s.log.Error("reload", "err", err)
 			}
 		case order := <-s.stopping:
-			return s.stop(order)
+			return s.stop(order, unmounted)
 		case <-unmounted:
-			return s.stop(stopOrder{})
+			return s.stop(stopOrder{}, unmounted)
 		case <-ctx.Done():
-			return s.stop(stopOrder{})
+			return s.stop(stopOrder{}, unmounted)
 		}
 	}
 }
 
 // stop unmounts and ends every stack. What is in use, and with keep
 // everything that was made, stays for a later daemon to adopt.
-func (s *server) stop(order stopOrder) error {
+func (s *server) stop(order stopOrder, unmounted <-chan struct{}) error {
 	s.log.Info("stopping", "dir", s.opts.Dir, "keep", order.keep)
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
 	if s.discover != nil {
@@ -338,6 +339,12 @@ func (s *server) stop(order stopOrder) error {
 	}
 	if err := s.keeper.Unmounted(); err != nil {
 		s.log.Warn("keeper", "err", err)
+	}
+	// Who ordered the end has ctl open and reads the answer yet; with an
+	// open file nobody holds us up for longer.
+	select {
+	case <-unmounted:
+	case <-time.After(time.Second):
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
