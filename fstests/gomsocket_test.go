@@ -423,11 +423,11 @@ func TestGoDialEndsWithItsContext(t *testing.T) {
 // a dial beyond its context.
 func TestGoDialWithStoppedDaemon(t *testing.T) {
 	m, _, _ := pairMount(t, Config{})
-	m.Signal(unix.SIGSTOP)
+	m.Pause()
 	start := time.Now()
 	c, err := msocket.Stack{Path: m.Path("a"), Timeout: 200 * time.Millisecond}.Dial("tcp", "192.0.2.2:1")
 	d := time.Since(start)
-	m.Signal(unix.SIGCONT)
+	m.Resume()
 	if c != nil || !errors.Is(err, context.DeadlineExceeded) || d > ScaleTime(3*time.Second) {
 		t.Errorf("got %v, %v after %v, want a timeout", c, err, d)
 	}

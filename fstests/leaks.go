@@ -43,8 +43,19 @@ func leakStateNow(t testing.TB) leakState {
 	return s
 }
 
-// ourLink matches the host's end of an uplink that the netns backend named.
-var ourLink = regexp.MustCompile(`^sf-`)
+// hashedLink matches the host's end of an uplink that was not named for its
+// stack.
+var hashedLink = regexp.MustCompile(`^sf-[0-9a-f]{12}$`)
+
+// mayBeOurs tells whether a link on the host may be the end of an uplink of
+// this mount: those of other mounts come and go as they like.
+func (m *M) mayBeOurs(link string) bool {
+	if slices.Contains(m.before.links, link) {
+		return false
+	}
+	stack, ok := strings.CutPrefix(link, "sf-")
+	return ok && m.stacks[stack] || hashedLink.MatchString(link)
+}
 
 // checkLeaks fails the test for what is left after the daemon has ended.
 // Things of other programs on the machine come and go meanwhile, so only
@@ -65,7 +76,7 @@ func (m *M) checkLeaks() {
 	var left []string
 	if !waitFor(leakTime, func() bool {
 		left = slices.DeleteFunc(leakStateNow(t).links, func(name string) bool {
-			return slices.Contains(m.before.links, name) || !ourLink.MatchString(name)
+			return !m.mayBeOurs(name)
 		})
 		return len(left) == 0
 	}) {
@@ -151,7 +162,7 @@ func fdAllowance(kind string) int {
 	return 0
 }
 
-// stackCount returns how many stacks there are.
+// stackCount returns how many stacks there are, and remembers their names.
 func (m *M) stackCount() int {
 	m.t.Helper()
 	var types []string
@@ -160,6 +171,9 @@ func (m *M) stackCount() int {
 		return err
 	}); err != nil {
 		m.t.Error(err)
+	}
+	for _, file := range types {
+		m.stacks[filepath.Base(filepath.Dir(file))] = true
 	}
 	return len(types)
 }

@@ -56,6 +56,7 @@ type M struct {
 	daemon  *process
 	runDir  string // of the daemon, below /run/stackfs
 	keepers []int
+	stacks  map[string]bool // names that were seen
 }
 
 // A process is a daemon in the foreground.
@@ -73,7 +74,7 @@ type process struct {
 // it fails the test, as do warnings in its log.
 func Mount(t testing.TB, cfg Config) *M {
 	t.Helper()
-	m := &M{t: t, cfg: cfg, bin: Binary(t), Dir: cfg.Dir}
+	m := &M{t: t, cfg: cfg, bin: Binary(t), Dir: cfg.Dir, stacks: map[string]bool{}}
 	scratch := TempDir(t)
 	if m.Dir == "" {
 		m.Dir = filepath.Join(scratch, "net")
@@ -268,6 +269,27 @@ func (m *M) Signal(sig syscall.Signal) {
 	if err := m.daemon.cmd.Process.Signal(sig); err != nil {
 		m.t.Fatalf("signal the daemon: %v", err)
 	}
+}
+
+// Pause stops the daemon where it is, until Resume or Kill.
+func (m *M) Pause() {
+	m.t.Helper()
+	m.Signal(syscall.SIGSTOP)
+	WaitFor(m.t, answerTime, "the daemon stops", func() bool {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", m.PID()))
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		// "PID (NAME) STATE ..."; the name may have anything but its end.
+		text := string(b)
+		return strings.HasPrefix(text[strings.LastIndex(text, ")")+1:], " T")
+	})
+}
+
+// Resume lets a daemon go on that Pause stopped.
+func (m *M) Resume() {
+	m.t.Helper()
+	m.Signal(syscall.SIGCONT)
 }
 
 // Wait returns the exit code of a daemon that ends, -1 for a signal. One

@@ -148,10 +148,10 @@ func TestSignalsEndTheDaemon(t *testing.T) {
 func TestSecondSignalForces(t *testing.T) {
 	Require(t, treeNeeds...)
 	m := Mount(t, Config{Stacks: []string{"lab"}})
-	m.Signal(unix.SIGSTOP)
+	m.Pause()
 	m.Signal(unix.SIGTERM)
 	m.Signal(unix.SIGINT)
-	m.Signal(unix.SIGCONT)
+	m.Resume()
 	m.Wait()
 	WaitFor(t, 3*time.Second, "nothing is mounted", func() bool { return len(mountsBelow(t, m.Dir)) == 0 })
 }
@@ -298,7 +298,7 @@ func TestDeadMountGoes(t *testing.T) {
 	}
 	defer node.Close()
 	waiting := make(chan error, 1)
-	m.Signal(unix.SIGSTOP)
+	m.Pause()
 	go func() {
 		_, err := os.ReadFile(m.Path("kernel", "status"))
 		waiting <- err
