@@ -14,9 +14,70 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// SocketName is the name of the keeper's socket in the directory of the
-// mount below /run.
-const SocketName = "keeper.sock"
+// listen binds a socket by which the next daemon finds the keeper. Keepers of
+// several daemons can be there at a time, if these died one after the other.
+// The daemon makes it, so that it is there before the keeper has started.
+func listen(runDir string) (f *os.File, path string, err error) {
+	for n := os.Getpid(); ; n++ {
+		path = filepath.Join(runDir, fmt.Sprintf("keeper-%d.sock", n))
+		if _, err := os.Lstat(path); errors.Is(err, os.ErrNotExist) {
+			break
+		}
+	}
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, "", os.NewSyscallError("socket", err)
+	}
+	f = os.NewFile(uintptr(fd), "server")
+	if err = unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err == nil {
+		err = unix.Listen(fd, 4)
+	}
+	if err != nil {
+		f.Close()
+		return nil, "", fmt.Errorf("listen at %s: %w", path, err)
+	}
+	return f, path, nil
+}
+
+func sockets(runDir string) []string {
+	list, _ := filepath.Glob(filepath.Join(runDir, "keeper-*.sock")) // fails for a bad pattern only
+	return list
+}
+
+// RemoveSockets removes the sockets of keepers that are no more.
+func RemoveSockets(runDir string) {
+	for _, path := range sockets(runDir) {
+		if conn, err := dial(path); err == nil {
+			conn.Close()
+		}
+	}
+}
+
+// dial connects to a keeper. One that was killed has left its socket, which
+// is removed.
+func dial(path string) (*os.File, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
+	conn := os.NewFile(uintptr(fd), "keeper")
+	err = unix.Connect(fd, &unix.SockaddrUnix{Name: path})
+	if errors.Is(err, unix.ECONNREFUSED) {
+		_ = os.Remove(path)
+	}
+	if err == nil {
+		limit := unix.NsecToTimeval(patience.Nanoseconds())
+		err = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit)
+	}
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("keeper %s: %w", path, err)
+	}
+	return conn, nil
+}
+
+// patience is how long a keeper may take to notice that its daemon is gone.
+const patience = 10 * time.Second
 
 // restartPause is the least time between two starts of the keeper.
 const restartPause = 500 * time.Millisecond
@@ -31,6 +92,8 @@ type Client struct {
 	log    *slog.Logger
 	slots  *Slots
 	ended  chan struct{}
+	// earlier are the sockets that were there before this daemon's keeper.
+	earlier []string
 
 	mu     sync.Mutex // guards the fields below
 	conn   *os.File
@@ -47,6 +110,7 @@ type held struct {
 // Start starts a keeper. runDir is where it is found by the next daemon.
 func Start(runDir string, slots *Slots, log *slog.Logger, spawn func(control, slots *os.File) (func() error, error)) (*Client, error) {
 	c := &Client{spawn: spawn, runDir: runDir, log: log, slots: slots, held: map[uint64]held{}, ended: make(chan struct{})}
+	c.earlier = sockets(runDir)
 	wait, err := c.start()
 	if err != nil {
 		return nil, err
@@ -63,7 +127,21 @@ func (c *Client) start() (wait func() error, err error) {
 	}
 	mine, its := os.NewFile(uintptr(pair[0]), "keeper"), os.NewFile(uintptr(pair[1]), "daemon")
 	defer its.Close()
-	if wait, err = c.spawn(its, c.slots.file); err != nil {
+	server, path, err := listen(c.runDir)
+	if err == nil {
+		err = send(mine, message{Op: opServer, Dir: path}, server)
+		server.Close()
+	}
+	// Should the daemon die right now, this is there to be read.
+	c.mu.Lock()
+	if err == nil && c.mount.Op != "" {
+		err = send(mine, c.mount, nil)
+	}
+	c.mu.Unlock()
+	if err == nil {
+		wait, err = c.spawn(its, c.slots.file)
+	}
+	if err != nil {
 		mine.Close()
 		return nil, fmt.Errorf("start the keeper: %w", err)
 	}
@@ -175,40 +253,58 @@ type Heir struct {
 	Listener *os.File // owned by whoever holds the Heir
 }
 
-// Inherit fetches the listeners that the keeper of an earlier daemon holds.
-// taken is to be called when they are served, and tells that keeper to end.
-// Without an earlier keeper the list is empty.
-func Inherit(runDir string) (heirs []Heir, taken func(), err error) {
-	taken = func() {}
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, taken, os.NewSyscallError("socket", err)
-	}
-	conn := os.NewFile(uintptr(fd), "keeper")
-	err = unix.Connect(fd, &unix.SockaddrUnix{Name: filepath.Join(runDir, SocketName)})
-	if err != nil {
-		conn.Close()
-		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) {
-			return nil, taken, nil
+// Inherit fetches the listeners that the keepers of earlier daemons hold.
+// taken is to be called when they are served, and tells those keepers to end.
+// Without an earlier keeper the list is empty. With an error, what the others
+// had is there all the same.
+func (c *Client) Inherit() (heirs []Heir, taken func(), err error) {
+	var conns []*os.File
+	seen := map[uint64]bool{}
+	for _, path := range c.earlier {
+		conn, derr := dial(path)
+		if derr != nil {
+			continue // it ended meanwhile, and so had nothing more to hand on
 		}
-		return nil, taken, os.NewSyscallError("connect", err)
+		list, ierr := inheritFrom(conn)
+		if ierr != nil {
+			conn.Close()
+			if !errors.Is(ierr, unix.EPIPE) && !errors.Is(ierr, unix.ECONNRESET) {
+				err = errors.Join(err, fmt.Errorf("take over from %s: %w", path, ierr))
+			}
+			continue
+		}
+		conns = append(conns, conn)
+		for _, h := range list {
+			// Two have it if a daemon died while it took over.
+			if seen[h.ID] {
+				h.Listener.Close()
+				continue
+			}
+			seen[h.ID] = true
+			heirs = append(heirs, h)
+		}
 	}
+	return heirs, func() {
+		for _, conn := range conns {
+			_ = send(conn, message{Op: opTaken}, nil)
+			conn.Close()
+		}
+	}, err
+}
+
+func inheritFrom(conn *os.File) (heirs []Heir, err error) {
 	for {
 		m, f, err := receive(conn)
 		switch {
 		case err != nil:
-			conn.Close()
 			for _, h := range heirs {
 				h.Listener.Close()
 			}
-			return nil, taken, fmt.Errorf("take over from the keeper: %w", err)
+			return nil, err
 		case m.Op == opRun && f != nil:
 			heirs = append(heirs, Heir{m.ID, m.Data, f})
 		case m.Op == opEnd:
-			return heirs, func() {
-				_ = send(conn, message{Op: opTaken}, nil)
-				conn.Close()
-			}, nil
+			return heirs, nil
 		}
 	}
 }

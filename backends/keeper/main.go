@@ -2,10 +2,8 @@ package keeper
 
 import (
 	"errors"
-	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"strconv"
 	"time"
 
@@ -19,12 +17,12 @@ const grace = 400 * time.Millisecond
 
 // A keeper is the state of the keeper process. One thread does everything.
 type keeper struct {
-	log    *slog.Logger
-	slots  *Slots
-	runDir string
+	log   *slog.Logger
+	slots *Slots
 
 	control *os.File // nil once the daemon is gone
 	server  *os.File // where the next daemon connects
+	path    string   // of server
 	next    *os.File // the next daemon, while it takes over
 	held    map[uint64]held
 	mount   message
@@ -34,15 +32,16 @@ type keeper struct {
 
 // Main is the keeper process: control and slots are what the daemon gave
 // it. It returns when the daemon is gone and no listener is left.
-func Main(runDir string, control, slots *os.File, log *slog.Logger) error {
+func Main(control, slots *os.File, log *slog.Logger) error {
 	shared, err := OpenSlots(slots)
 	if err != nil {
 		return err
 	}
-	k := &keeper{log: log, slots: shared, runDir: runDir, control: control, held: map[uint64]held{}}
+	k := &keeper{log: log, slots: shared, control: control, held: map[uint64]held{}}
 	if k.daemon, err = watchParent(); err != nil {
 		return err
 	}
+	defer func() { _ = os.Remove(k.path) }()
 	for {
 		if k.control == nil && len(k.held) == 0 && k.mount.Op != opMount && k.next == nil {
 			return nil
@@ -67,8 +66,10 @@ func (k *keeper) step() error {
 	if k.control != nil {
 		watch(k.daemon.dead, k.daemonEnded)
 	}
-	watch(k.server, k.accept)
-	watch(k.next, k.fromNext)
+	watch(k.next, k.fromNext) // first: the next but one may be there already
+	if k.control == nil {
+		watch(k.server, k.accept)
+	}
 	if k.control == nil && k.next == nil {
 		for id, h := range k.held {
 			watch(h.f, func() error { return k.call(id, h.f) })
@@ -139,6 +140,8 @@ func (k *keeper) fromDaemon() error {
 		k.drop(m.ID)
 	case opMount, opClean:
 		k.mount = m
+	case opServer:
+		k.server, k.path = f, m.Dir
 	}
 	return nil
 }
@@ -152,22 +155,7 @@ func (k *keeper) orphaned() error {
 			worker.AnswerGone(h.f, id)
 		}
 	})
-	if len(k.held) == 0 {
-		return nil
-	}
-	path := filepath.Join(k.runDir, SocketName)
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return os.NewSyscallError("socket", err)
-	}
-	k.server = os.NewFile(uintptr(fd), "server")
-	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
-		return fmt.Errorf("bind %s: %w", path, err)
-	}
-	return os.NewSyscallError("listen", unix.Listen(fd, 1))
+	return nil
 }
 
 // call answers one call of a run whose daemon is gone.

@@ -13,18 +13,19 @@ type message struct {
 	Op   string          // opAdd, ...
 	ID   uint64          `json:",omitempty"` // of the run
 	Data json.RawMessage `json:",omitempty"` // the daemon's own record of it
-	Dir  string          `json:",omitempty"` // opMount
+	Dir  string          `json:",omitempty"` // opMount, opServer
 	Mnt  int             `json:",omitempty"` // opMount: id in mountinfo
 }
 
 const (
-	opAdd   = "add"   // daemon to keeper: hold this listener
-	opDel   = "del"   // daemon to keeper: let go of it
-	opMount = "mount" // daemon to keeper: this is to be detached if I die
-	opClean = "clean" // daemon to keeper: I unmounted
-	opRun   = "run"   // keeper to next daemon: a listener
-	opEnd   = "end"   // keeper to next daemon: that was all
-	opTaken = "taken" // next daemon to keeper: I serve them now
+	opAdd    = "add"    // daemon to keeper: hold this listener
+	opDel    = "del"    // daemon to keeper: let go of it
+	opServer = "server" // daemon to keeper: wait here for the next daemon
+	opMount  = "mount"  // daemon to keeper: this is to be detached if I die
+	opClean  = "clean"  // daemon to keeper: I unmounted
+	opRun    = "run"    // keeper to next daemon: a listener
+	opEnd    = "end"    // keeper to next daemon: that was all
+	opTaken  = "taken"  // next daemon to keeper: I serve them now
 )
 
 const maxMessage = 64 << 10

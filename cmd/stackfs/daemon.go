@@ -366,9 +366,10 @@ func removeRunDir(runDir string) {
 	if pins, err := netns.Pinned(runDir); err == nil && len(pins) > 0 {
 		return
 	}
-	for _, name := range []string{stateName, keeper.SocketName, "log", lockName, "undo", "ns"} {
+	for _, name := range []string{stateName, "log", lockName, "undo", "ns"} {
 		_ = os.Remove(filepath.Join(runDir, name))
 	}
+	keeper.RemoveSockets(runDir)
 	_ = os.Remove(runDir)
 	_ = os.Remove(runRoot)
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"reflect"
 
-	"github.com/stackfs/stackfs/backends/keeper"
 	"github.com/stackfs/stackfs/backends/netns"
 	"github.com/stackfs/stackfs/stacknode"
 )
@@ -153,10 +152,9 @@ func (s *server) drop(st *stacknode.Stack) {
 
 // adoptRuns goes on with the programs that an earlier daemon served.
 func (s *server) adoptRuns() {
-	heirs, taken, err := keeper.Inherit(s.runDir)
+	heirs, taken, err := s.keeper.Inherit()
 	if err != nil {
-		s.log.Error("programs of the earlier daemon are lost", "err", err)
-		return
+		s.log.Error("programs of an earlier daemon are lost", "err", err)
 	}
 	for _, h := range heirs {
 		if err := s.runs.Adopt(h); err != nil {

@@ -48,7 +48,7 @@ func keepMain(e env, runDir string) int {
 	syscall.CloseOnExec(4)
 	err := dropCapabilities(keeperCaps)
 	if err == nil {
-		err = keeper.Main(runDir, os.NewFile(3, "control"), os.NewFile(4, "slots"), log)
+		err = keeper.Main(os.NewFile(3, "control"), os.NewFile(4, "slots"), log)
 		tidyRunDir(runDir)
 	}
 	if err != nil {
