@@ -100,8 +100,14 @@ func (l *load) end() tally {
 func TestRunDaemonKilled(t *testing.T) {
 	m := newRunMount(t, "")
 	loads := []*load{m.startLoad(runUsers["root"], 3, 2), m.startLoad(runUsers["user"], 1, 2)}
+	programs := []*asked{m.startAsked(runUsers["root"], "./lab --"), m.startAsked(runUsers["user"], "./lab --")}
 	n := Scale(100)
-	for range n {
+	for i := range n {
+		if i%10 == 0 { // no program was lost on the way
+			for _, p := range programs {
+				p.is("ok LAB")
+			}
+		}
 		time.Sleep(time.Duration(rand.Int64N(int64(20 * time.Millisecond))))
 		m.Kill()
 		if rand.IntN(4) == 0 {
