@@ -18,4 +18,10 @@
 // Otherwise the mount namespace needs a user namespace, which only a
 // single-threaded child can enter; the caller then waits for that child and
 // stands in for it.
+//
+// What is not as without us: a handler without SA_RESTART can make socket(2)
+// fail with EINTR in the microseconds before the daemon looks at the call;
+// the kernel has no way to prevent that. Of the signals that the caller
+// ignores only SIGHUP and SIGINT stay ignored, since the Go runtime handles
+// the others before we can look.
 package launch
