@@ -51,12 +51,15 @@ func TestRunOnATerminal(t *testing.T) {
 			term.send("echo code=$?\n")
 			term.expect("code=130")
 
-			for range Scale(10) {
+			for range Scale(5) {
 				term.send(run + "cat\n")
 				term.send("one\n")
 				term.expect("one")
 				term.send("\x1a")
 				term.expect("Stopped")
+				// The shell sees that the run has stopped; the program may
+				// have to be scheduled for that and would read what comes.
+				time.Sleep(ScaleTime(200 * time.Millisecond))
 				term.send("fg\n")
 				term.send("two\n")
 				term.expect("two")
