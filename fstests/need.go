@@ -153,7 +153,7 @@ func Kernel(since, feature string) Need {
 			return fmt.Errorf("a version in %q: %w", since, errBroken)
 		}
 		if major < wantMajor || major == wantMajor && minor < wantMinor {
-			return fmt.Errorf("Linux %s for %s, this is %d.%d", since, feature, major, minor)
+			return fmt.Errorf("needs Linux %s for %s, this is %d.%d", since, feature, major, minor)
 		}
 		if probe := featureProbes[feature]; probe != nil && !probe() {
 			return fmt.Errorf("%s, which Linux %d.%d %w", feature, major, minor, errBroken)

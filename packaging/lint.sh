@@ -54,7 +54,7 @@ check "go mod tidy" tidy
 check "clients for 386" env GOARCH=386 go vet ./stacknode/...
 check "build for arm64" cross arm64
 check "static binary" static
-check layering go test -count=1 -run 'TestLayer' ./fstests
+check layering go test -count=1 -run 'TestArrows|TestTests|TestHarness|TestOnlyFs|TestGoFolders' ./fstests
 check "ABI layout" env STACKFS_STRICT=1 go test -count=1 ./stacknode/uapi
 check "race detector" race
 check shellcheck scripts

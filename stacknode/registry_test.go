@@ -11,7 +11,6 @@ import (
 // fakeBackend is a stack of the namespace ns.
 type fakeBackend struct {
 	ns        NSID
-	own       bool
 	foreign   bool
 	busy      []string
 	drained   bool
