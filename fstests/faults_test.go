@@ -210,6 +210,7 @@ func TestClientsWhileStacksComeAndGo(t *testing.T) {
 	Require(t, Compiler)
 	m := newAttackMount(t, Config{TOML: attackLab + "[stack.solid]\nmode = \"0755\"\n"})
 	m.attack(t, `msocket("lab"); msocket("solid")`)
+	before := m.goroutines()
 	clients := max(20, Scale(200))
 	bin := Compile(t, filepath.Join("testdata", "attack", "hammer.c"), "-I../stacknode/uapi")
 	cmd := AsUser(Command(t, attackTime, bin, m.Dir, fmt.Sprint(clients), "6"), Nobody, Nobody)
@@ -233,6 +234,11 @@ func TestClientsWhileStacksComeAndGo(t *testing.T) {
 		return m.Status("lab")["channels"] == "0" && m.Status("solid")["channels"] == "0"
 	})
 	m.checkFDs()
+	// go-fuse keeps as many readers of the device as were busy at a time, up
+	// to its limit; what belongs to clients would be there by the hundred.
+	WaitFor(t, 20*time.Second, "no goroutine of a client is left", func() bool {
+		return m.goroutines() <= before+16
+	})
 }
 
 // A configuration that is broken changes nothing.

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -244,4 +245,21 @@ func listBelow(dir string) (list []string) {
 		return nil
 	})
 	return list
+}
+
+// goroutines asks the daemon for its number of goroutines, which it logs.
+func (m *M) goroutines() int {
+	m.t.Helper()
+	const mark = "msg=self goroutines="
+	seen := strings.Count(m.Log(), mark)
+	m.Signal(syscall.SIGUSR1)
+	WaitFor(m.t, 10*time.Second, "the daemon counts its goroutines", func() bool {
+		return strings.Count(m.Log(), mark) > seen
+	})
+	log := m.Log()
+	var n int
+	if _, err := fmt.Sscanf(log[strings.LastIndex(log, mark)+len(mark):], "%d", &n); err != nil {
+		m.t.Fatalf("the daemon's count: %v", err)
+	}
+	return n
 }

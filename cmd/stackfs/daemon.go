@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -103,7 +104,7 @@ func serve(ctx context.Context, e env, opts mountOptions, ready func()) (err err
 	s.adoptRuns()
 	// Before anybody knows that there is something to end.
 	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
+	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGUSR1)
 	defer signal.Stop(signals)
 	s.log.Info("mounted", "dir", opts.Dir, "stacks", len(s.reg.List()))
 	ready()
@@ -308,12 +309,16 @@ func (s *server) wait(ctx context.Context, signals <-chan os.Signal) error {
 	for {
 		select {
 		case sig := <-signals:
-			if sig != unix.SIGHUP {
+			switch sig {
+			case unix.SIGHUP:
+				if _, err := s.reload(); err != nil {
+					s.log.Error("reload", "err", err)
+				}
+			case unix.SIGUSR1:
+				s.log.Info("self", "goroutines", runtime.NumGoroutine(), "stacks", len(s.reg.List()))
+			default:
 				signal.Reset(unix.SIGTERM, unix.SIGINT)
 				return s.stop(stopOrder{}, unmounted)
-			}
-			if _, err := s.reload(); err != nil {
-				s.log.Error("reload", "err", err)
 			}
 		case order := <-s.stopping:
 			return s.stop(order, unmounted)
