@@ -141,7 +141,7 @@ func (n *stackNode) ioctlMsocket(ctx context.Context, in []byte) ([]byte, error)
 		m.Result = uapi.ResultSelf
 		return m.MarshalBinary()
 	}
-	conn, err := p.FetchFD(c.PID, int(m.ReplyFD))
+	conn, err := p.FetchFD(c.PID, int(m.ReplyFD), peer.IsSocket, syscall.ENOTSOCK)
 	if err != nil {
 		return nil, err
 	}
@@ -210,6 +210,8 @@ func (n *stackNode) open(ctx context.Context, c *stacknode.Caller, conn *os.File
 	return mine == conn, nil
 }
 
+var errNoListener = fmt.Errorf("no seccomp listener: %w", syscall.EINVAL)
+
 func (n *stackNode) ioctlRun(ctx context.Context, in []byte) ([]byte, error) {
 	var r uapi.Run
 	if err := r.UnmarshalBinary(in); err != nil {
@@ -238,7 +240,7 @@ func (n *stackNode) ioctlRun(ctx context.Context, in []byte) ([]byte, error) {
 		}
 		return r.MarshalBinary()
 	}
-	listener, err := p.FetchFD(c.PID, int(r.ListenerFD))
+	listener, err := p.FetchFD(c.PID, int(r.ListenerFD), peer.IsSeccompListener, errNoListener)
 	if err != nil {
 		return nil, err
 	}

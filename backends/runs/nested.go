@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"strconv"
 	"time"
 
@@ -11,13 +12,16 @@ import (
 
 	"github.com/stackfs/stackfs/stacknode"
 	"github.com/stackfs/stackfs/stacknode/peer"
+	"github.com/stackfs/stackfs/stacknode/uapi"
 )
 
 // The kernel allows one listener in a chain of filters, so a run within a
 // run has none of its own: its calls arrive on the outer one's. What tells
 // its processes from the others is the mount namespace: every inner run has
 // one of its own, and fork and exec keep it. A process that made a
-// namespace for itself is what its nearest ancestor in a known one is.
+// namespace for itself is told by the environment that its program was
+// started with, where every run puts the path of its stack. Its parent would
+// be no witness: that may be in the outer run, or have died.
 
 // ticketsPerUser bounds what a user can have the daemon remember.
 const ticketsPerUser = 64
@@ -118,34 +122,49 @@ func (e *entry) nest(mnt uint64, tg target) error {
 	return nil
 }
 
-// maxAncestors bounds the search: pid trees are shallow.
-const maxAncestors = 256
-
 // route returns the stack that the thread tid is on and the families that
 // go there. Returns stacknode.ErrClosed when that stack is gone, and also
 // when it cannot be told: never another stack.
 func (e *entry) route(tid int) (*stacknode.Stack, stacknode.FamilySet, error) {
-	for range maxAncestors {
-		p, err := peer.Open(tid)
-		if err != nil {
-			break
-		}
-		mnt, err := p.MountNS()
-		st, serr := p.Status()
-		p.Close()
-		if err != nil || serr != nil {
-			break
-		}
-		if tg, ok := e.known(mnt); ok {
-			s, err := e.t.find(tg)
-			return s, tg.Families, err
-		}
-		if st.PPID <= 1 {
-			break
-		}
-		tid = st.PPID
+	p, err := peer.Open(tid)
+	if err != nil {
+		return nil, 0, err
 	}
-	return nil, 0, fmt.Errorf("cannot tell which stack the process is on: %w", stacknode.ErrClosed)
+	defer p.Close()
+	mnt, err := p.MountNS()
+	if err != nil {
+		return nil, 0, err
+	}
+	tg, ok := e.known(mnt)
+	if !ok {
+		value, err := p.Getenv(uapi.EnvRun)
+		if err != nil {
+			return nil, 0, err
+		}
+		if tg, ok = e.named(filepath.Base(value)); !ok {
+			return nil, 0, fmt.Errorf("cannot tell which stack the process is on: %w", stacknode.ErrClosed)
+		}
+	}
+	s, err := e.t.find(tg)
+	return s, tg.Families, err
+}
+
+// named returns the only target of that name, among the run's own and those
+// nested in it.
+func (e *entry) named(stack string) (found target, ok bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	found, ok = e.rec.target, e.rec.Stack == stack
+	for _, tg := range e.rec.Nested {
+		switch {
+		case tg.Stack != stack:
+		case !ok:
+			found, ok = tg, true
+		case tg != found:
+			return target{}, false // by other families, or another namespace
+		}
+	}
+	return found, ok
 }
 
 func (e *entry) known(mnt uint64) (target, bool) {

@@ -17,10 +17,6 @@ import (
 	"github.com/stackfs/stackfs/stacknode/uapi"
 )
 
-// EnvRun is set in the environment of the program, to the path of its
-// stack.
-const EnvRun = "STACKFS_RUN"
-
 // ArgvInner is the name under which the calling program is started again,
 // with one argument, when it has to enter a user namespace. It is to call
 // [Inner] then.
@@ -181,8 +177,8 @@ func (j *job) become(node *os.File) error {
 	}
 	env := j.Env
 	if !j.NoFilter {
-		env = slices.DeleteFunc(slices.Clone(env), func(e string) bool { return strings.HasPrefix(e, EnvRun+"=") })
-		env = append(env, EnvRun+"="+j.Stack)
+		env = slices.DeleteFunc(slices.Clone(env), func(e string) bool { return strings.HasPrefix(e, uapi.EnvRun+"=") })
+		env = append(env, uapi.EnvRun+"="+j.Stack)
 	}
 	if j.inner {
 		if err := dropAll(); err != nil {

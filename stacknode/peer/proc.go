@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/stackfs/stackfs/stacknode"
@@ -233,13 +235,65 @@ func (p *Proc) look() (*stacknode.Details, error) {
 	return d, nil
 }
 
-// FetchFD duplicates descriptor n of the thread. Needs CAP_SYS_PTRACE over
-// it. Since 5.6. Returns EBADF if n is not open.
-func (p *Proc) FetchFD(tgid, n int) (*os.File, error) {
-	if p.pidfd != nil {
-		return fetchFD(p.pidfd, n)
+// FetchFD duplicates descriptor n of the thread, if it is what the caller of
+// FetchFD wants: name is what /proc/PID/fd shows of it, which asks no file
+// system. Anything else is not touched. A file of a FUSE file system, say,
+// is the work of whoever serves that: to poll or close it may take for ever,
+// and so it must get neither into package os nor anywhere else.
+//
+// Needs CAP_SYS_PTRACE over the thread. Since 5.6. Returns EBADF if n is not
+// open, wrong if it is another thing.
+func (p *Proc) FetchFD(tgid, n int, want func(name string) bool, wrong error) (*os.File, error) {
+	name, err := fdName(p.tid, n)
+	if err != nil {
+		return nil, fmt.Errorf("descriptor %d of the caller: %w", n, err)
 	}
-	return FetchFD(tgid, n)
+	if !want(name) {
+		return nil, fmt.Errorf("descriptor %d of the caller: %w", n, wrong)
+	}
+	fd, err := p.fetch(tgid, n)
+	if err != nil {
+		return nil, fmt.Errorf("descriptor %d of the caller: %w", n, err)
+	}
+	// Another thread of the caller may have exchanged it meanwhile.
+	if name, err = ownFDName(fd); err != nil || !want(name) {
+		closeFD(fd)
+		return nil, fmt.Errorf("descriptor %d of the caller: %w", n, wrong)
+	}
+	return os.NewFile(uintptr(fd), "fetched"), nil
+}
+
+// IsSocket tells whether name, from /proc/PID/fd, is that of a socket.
+func IsSocket(name string) bool { return strings.HasPrefix(name, "socket:[") }
+
+// IsSeccompListener tells whether name is that of a seccomp listener.
+func IsSeccompListener(name string) bool { return name == "anon_inode:seccomp notify" }
+
+// maxEnviron bounds what is read of an environment, in bytes.
+const maxEnviron = 1 << 20
+
+// Getenv returns the value of a variable in the environment that the
+// thread's program was started with, empty if it is not there.
+func (p *Proc) Getenv(key string) (string, error) {
+	dir, err := p.open()
+	if err != nil {
+		return "", err
+	}
+	f, err := openAt(dir, "environ")
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	env, err := io.ReadAll(io.LimitReader(f, maxEnviron))
+	if err != nil {
+		return "", err
+	}
+	for entry := range bytes.SplitSeq(env, []byte{0}) {
+		if value, ok := bytes.CutPrefix(entry, []byte(key+"=")); ok {
+			return string(value), nil
+		}
+	}
+	return "", nil
 }
 
 // ReadMemory fills b from the thread's memory at addr.

@@ -141,11 +141,28 @@ func TestSendReplyDoesNotBlock(t *testing.T) {
 }
 
 func TestFetchFD(t *testing.T) {
-	if _, err := FetchFD(os.Getpid(), 1<<20); err == nil {
-		t.Error("a descriptor that is not open: no error")
+	p, err := Open(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	fetch := func(n int) (*os.File, error) { return p.FetchFD(os.Getpid(), n, IsSocket, syscall.ENOTSOCK) }
+	if _, err := fetch(1 << 20); !errors.Is(err, syscall.EBADF) {
+		t.Errorf("a descriptor that is not open: got %v, want EBADF", err)
+	}
+	if _, err := fetch(-1); !errors.Is(err, syscall.EBADF) {
+		t.Errorf("descriptor -1: got %v, want EBADF", err)
+	}
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	if _, err := fetch(int(null.Fd())); !errors.Is(err, syscall.ENOTSOCK) {
+		t.Errorf("a device: got %v, want ENOTSOCK", err)
 	}
 	_, b, cookie := pair(t, unix.AF_UNIX, unix.SOCK_SEQPACKET)
-	f, err := FetchFD(os.Getpid(), int(b.Fd()))
+	f, err := fetch(int(b.Fd()))
 	if errors.Is(err, syscall.EPERM) {
 		t.Skip("the kernel does not let a process fetch its own descriptors here")
 	}
@@ -155,5 +172,19 @@ func TestFetchFD(t *testing.T) {
 	defer f.Close()
 	if err := CheckReply(f, cookie); err != nil {
 		t.Errorf("the fetched end: %v", err)
+	}
+}
+
+func TestGetenv(t *testing.T) {
+	p, err := Open(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	if got, err := p.Getenv("PATH"); err != nil || got != os.Getenv("PATH") {
+		t.Errorf("PATH: got %q, %v, want %q", got, err, os.Getenv("PATH"))
+	}
+	if got, err := p.Getenv("STACKFS_NO_SUCH_VARIABLE"); err != nil || got != "" {
+		t.Errorf("a variable that is not there: got %q, %v", got, err)
 	}
 }

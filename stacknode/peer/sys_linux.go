@@ -3,7 +3,6 @@ package peer
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"os"
 	"runtime"
 	"strconv"
@@ -110,26 +109,47 @@ func nsGetOwner(f *os.File) (uint32, error) {
 // NSFileID returns the identity of an open namespace file.
 func NSFileID(f *os.File) (stacknode.NSID, error) { return statNSFile(f) }
 
-// FetchFD duplicates descriptor n of the process tgid, which must be
-// waiting for us: a number that is recycled meanwhile is another process'.
-func FetchFD(tgid, n int) (*os.File, error) {
+// fetch duplicates descriptor n of the thread, or of the process tgid where
+// the kernel has no pidfds of threads. The thread waits for us, so its
+// number is not another's.
+func (p *Proc) fetch(tgid, n int) (fd int, err error) {
+	if p.pidfd != nil {
+		fd, err = unix.PidfdGetfd(int(p.pidfd.Fd()), n, 0)
+		runtime.KeepAlive(p.pidfd)
+		return fd, os.NewSyscallError("pidfd_getfd", err)
+	}
 	pidfd, err := unix.PidfdOpen(tgid, 0)
 	if err != nil {
-		return nil, os.NewSyscallError("pidfd_open", err)
+		return -1, os.NewSyscallError("pidfd_open", err)
 	}
-	f := os.NewFile(uintptr(pidfd), "pidfd")
-	defer f.Close()
-	return fetchFD(f, n)
+	defer unix.Close(pidfd)
+	fd, err = unix.PidfdGetfd(pidfd, n, 0)
+	return fd, os.NewSyscallError("pidfd_getfd", err)
 }
 
-func fetchFD(pidfd *os.File, n int) (*os.File, error) {
-	fd, err := unix.PidfdGetfd(int(pidfd.Fd()), n, 0)
-	runtime.KeepAlive(pidfd)
-	if err != nil {
-		return nil, fmt.Errorf("descriptor %d of the caller: %w", n, os.NewSyscallError("pidfd_getfd", err))
+// fdName returns what /proc shows of descriptor n of a thread. Returns EBADF
+// if it is not open.
+func fdName(tid, n int) (string, error) {
+	name, err := readlink("/proc/" + strconv.Itoa(tid) + "/fd/" + strconv.Itoa(n))
+	if errors.Is(err, unix.ENOENT) {
+		err = unix.EBADF
 	}
-	return os.NewFile(uintptr(fd), "fetched"), nil
+	return name, err
 }
+
+func ownFDName(fd int) (string, error) { return readlink("/proc/self/fd/" + strconv.Itoa(fd)) }
+
+func readlink(path string) (string, error) {
+	var buf [128]byte // the names that are looked for are shorter
+	n, err := unix.Readlink(path, buf[:])
+	if err != nil {
+		return "", os.NewSyscallError("readlink", err)
+	}
+	return string(buf[:n]), nil
+}
+
+// closeFD closes a descriptor that nothing is known of. It may block.
+func closeFD(fd int) { _ = unix.Close(fd) }
 
 // pidfdInfo is struct pidfd_info, PIDFD_INFO_SIZE_VER0. Since 6.13.
 type pidfdInfo struct {

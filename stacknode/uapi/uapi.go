@@ -37,6 +37,10 @@ const (
 	RunDomain = 0x73746b66
 )
 
+// EnvRun is the variable in the environment of a program under stackfs run
+// that has the path of its stack.
+const EnvRun = "STACKFS_RUN"
+
 // Version answers IocVersion.
 type Version struct {
 	_        structs.HostLayout
