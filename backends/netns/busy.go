@@ -19,7 +19,7 @@ func (n *Netns) Busy() ([]string, error) {
 	if !n.made && !n.changed {
 		return reasons, nil
 	}
-	sockets, err := socketsInUse(n.w.Do, n.w.OwnSockets())
+	sockets, err := socketsInUse(n.w.Do)
 	if err != nil {
 		return nil, err
 	}

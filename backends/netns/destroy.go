@@ -87,7 +87,7 @@ func takeBack(env Env, j *journal) error {
 	if makes(j.Of) && sp.do != nil {
 		// The rest goes with the namespace.
 		j.Steps = slices.DeleteFunc(j.Steps, func(st step) bool { return st.Op != opUplink })
-		if used, err := socketsInUse(sp.do, 0); err != nil || used > 0 {
+		if used, err := socketsInUse(sp.do); err != nil || used > 0 {
 			j.Steps = nil
 		}
 	}

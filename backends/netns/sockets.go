@@ -15,7 +15,7 @@ import (
 const settle = 64 * time.Millisecond
 
 // socketsInUse returns the number of sockets that somebody has in the
-// namespace that do enters, less the own of the daemon.
+// namespace that do enters, less those of the counter itself.
 //
 // It is read off sockstat, since sock_diag sees neither a TCP socket before
 // bind nor a ping socket. But sockstat counts two kinds too many:
@@ -26,9 +26,9 @@ const settle = 64 * time.Millisecond
 //     there are more sockets than the protocols say that they have, we wait
 //     for these to go. What then stays is a socket that its protocol does
 //     not count either: that same TCP socket before bind.
-func socketsInUse(do func(func() error) error, own int) (n int, err error) {
+func socketsInUse(do func(func() error) error) (n int, err error) {
 	err = do(func() error {
-		c := counter{own: own, diag: -1}
+		c := counter{diag: -1}
 		defer c.close()
 		for pause := time.Millisecond; ; pause *= 2 {
 			var known int
@@ -44,7 +44,6 @@ func socketsInUse(do func(func() error) error, own int) (n int, err error) {
 // A counter counts the sockets of the namespace of the calling thread. All
 // its system calls are for that thread.
 type counter struct {
-	own  int // sockets of ours
 	diag int // sock_diag socket, made when needed; -1: none
 }
 
@@ -75,7 +74,7 @@ func (c *counter) count() (used, known int, err error) {
 }
 
 func (c *counter) read() (used, known, tcp int, err error) {
-	ours := c.own
+	ours := 0
 	if c.diag >= 0 {
 		ours++
 	}

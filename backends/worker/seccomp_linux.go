@@ -79,23 +79,6 @@ func notifAddFD(fd int, id uint64, sock, fdFlags int) (number int, e syscall.Err
 	}
 }
 
-// pidfdInfo is struct pidfd_info, PIDFD_INFO_SIZE_VER0. Since 6.13.
-type pidfdInfo struct {
-	mask, cgroup    uint64
-	pid, tgid, ppid uint32
-	ruid, rgid      uint32
-	euid, egid      uint32
-	suid, sgid      uint32
-	fsuid, fsgid    uint32
-	exitCode        int32
-}
-
-const (
-	ioctlPidfdInfo = 0xc040ff0b
-	pidfdThread    = unix.O_EXCL // since 6.9
-	pidfdInfoCreds = 1 << 1
-)
-
 // A watched is the last thread that was looked at: while its pidfd answers,
 // its number is nobody else's, and what is asked of it costs one call.
 type watched struct {
@@ -121,19 +104,15 @@ func (w *watched) credentials(tid int) (uid, gid uint32, e syscall.Errno) {
 	for range 2 {
 		if w.tid != tid || w.pidfd < 0 {
 			w.close()
-			fd, _, e := unix.RawSyscall(unix.SYS_PIDFD_OPEN, uintptr(tid), pidfdThread, 0)
+			fd, _, e := unix.RawSyscall(unix.SYS_PIDFD_OPEN, uintptr(tid), peer.PidfdThread, 0)
 			if e != 0 {
 				return 0, 0, e
 			}
 			w.tid, w.pidfd = tid, int(fd)
 		}
-		info := pidfdInfo{mask: pidfdInfoCreds}
-		e = ioctlRaw(w.pidfd, ioctlPidfdInfo, unsafe.Pointer(&info))
-		if e == 0 && info.mask&pidfdInfoCreds == 0 {
-			e = unix.ESRCH
-		}
-		if e != unix.ESRCH {
-			return info.euid, info.egid, e
+		ids, err := peer.ThreadIDs(w.pidfd)
+		if e = err; e != unix.ESRCH {
+			return ids.UID, ids.GID, e
 		}
 		w.close() // the number may be another thread's by now
 	}

@@ -91,10 +91,6 @@ func (w *Worker) NetNS() (stacknode.NSID, uint64) { return w.id, w.cookie.Load()
 // Families returns the address families that the worker makes.
 func (w *Worker) Families() stacknode.FamilySet { return w.cfg.Families }
 
-// OwnSockets returns how many sockets the worker itself holds open in its
-// namespace between calls: none, channels are sockets of their callers.
-func (w *Worker) OwnSockets() int { return 0 }
-
 // Counts returns the number of open channels and runs.
 func (w *Worker) Counts() (channels, runs int) {
 	w.mu.Lock()
@@ -157,14 +153,14 @@ func (w *Worker) socket(caller *stacknode.Caller, domain, typ, proto int) (fd in
 	defer w.calls.Done()
 
 	fd = -1 // also when nothing is made
-	make := func() error {
+	create := func() error {
 		fd, err = rawSocket(domain, typ|unix.SOCK_CLOEXEC, proto)
 		return err
 	}
 	if plain(domain, typ, proto) {
-		err = onThisThread(w.ns, &stacknode.Identity{UID: caller.UID, GID: caller.GID}, make)
+		err = onThisThread(w.ns, &stacknode.Identity{UID: caller.UID, GID: caller.GID}, create)
 	} else {
-		err = w.special(caller, domain, typ, proto, make)
+		err = w.special(caller, domain, typ, proto, create)
 	}
 	if err != nil && fd >= 0 {
 		// The socket was made but its thread could not go home.

@@ -18,17 +18,10 @@ import (
 type Proc struct {
 	tid   int
 	pidfd *os.File // of the thread; nil where the kernel tells no ids by it
-	creds creds    // with pidfd
+	ids   IDs      // with pidfd
 
 	mu  sync.Mutex // guards dir
 	dir *os.File   // /proc/TID, once it is needed
-}
-
-// creds are the ids that the kernel tells of a pidfd.
-type creds struct {
-	tgid             int
-	realUID, realGID uint32
-	uid, gid         uint32
 }
 
 // Open refers to the thread tid. The caller closes the Proc. Returns ESRCH
@@ -39,7 +32,7 @@ func Open(tid int) (*Proc, error) {
 	}
 	p := &Proc{tid: tid}
 	var err error
-	if p.pidfd, p.creds, err = openThread(tid); err != nil {
+	if p.pidfd, p.ids, err = openThread(tid); err != nil {
 		return nil, fmt.Errorf("thread %d: %w", tid, err)
 	}
 	if p.pidfd == nil {
@@ -60,7 +53,7 @@ func (p *Proc) open() (*os.File, error) {
 	}
 	dir, err := openProc(p.tid)
 	if err == nil && p.pidfd != nil {
-		if _, err = threadCreds(p.pidfd); err != nil {
+		if _, err = threadIDs(p.pidfd); err != nil {
 			dir.Close()
 		}
 	}
@@ -197,8 +190,8 @@ func (p *Proc) OpenNS(name string) (*os.File, error) {
 func (p *Proc) Caller() (*stacknode.Caller, error) {
 	c := &stacknode.Caller{TID: p.tid, Look: sync.OnceValues(p.look)}
 	if p.pidfd != nil {
-		c.PID, c.UID, c.GID = p.creds.tgid, p.creds.uid, p.creds.gid
-		c.RealUID, c.RealGID = p.creds.realUID, p.creds.realGID
+		c.PID, c.UID, c.GID = p.ids.TGID, p.ids.UID, p.ids.GID
+		c.RealUID, c.RealGID = p.ids.RealUID, p.ids.RealGID
 		return c, nil
 	}
 	st, err := p.Status()

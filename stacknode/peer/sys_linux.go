@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 	"strconv"
+	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -164,45 +165,61 @@ type pidfdInfo struct {
 
 const (
 	ioctlPidfdInfo = 0xc040ff0b
-	pidfdThread    = unix.O_EXCL // since 6.9
 	pidfdInfoCreds = 1 << 1
 )
 
+// PidfdThread is the flag PIDFD_THREAD of pidfd_open(2). Since 6.9.
+const PidfdThread = unix.O_EXCL
+
+// IDs are what the kernel tells of a pidfd.
+type IDs struct {
+	TGID             int
+	RealUID, RealGID uint32
+	UID, GID         uint32 // effective
+}
+
 // openThread returns a pidfd of a thread and its ids, or no pidfd where the
 // kernel does not tell them by it.
-func openThread(tid int) (*os.File, creds, error) {
-	fd, err := unix.PidfdOpen(tid, pidfdThread)
+func openThread(tid int) (*os.File, IDs, error) {
+	fd, err := unix.PidfdOpen(tid, PidfdThread)
 	switch {
 	case errors.Is(err, unix.EINVAL):
-		return nil, creds{}, nil
+		return nil, IDs{}, nil
 	case err != nil:
-		return nil, creds{}, os.NewSyscallError("pidfd_open", err)
+		return nil, IDs{}, os.NewSyscallError("pidfd_open", err)
 	}
 	f := os.NewFile(uintptr(fd), "pidfd")
-	c, err := threadCreds(f)
+	c, err := threadIDs(f)
 	if err != nil {
 		f.Close()
 		if errors.Is(err, unix.ENOTTY) || errors.Is(err, unix.EINVAL) {
-			return nil, creds{}, nil
+			return nil, IDs{}, nil
 		}
-		return nil, creds{}, err
+		return nil, IDs{}, err
 	}
 	return f, c, nil
 }
 
-// threadCreds returns the ids of the thread behind a pidfd. Returns ESRCH
-// if it is gone.
-func threadCreds(pidfd *os.File) (creds, error) {
-	info := pidfdInfo{mask: pidfdInfoCreds}
-	_, _, e := unix.Syscall(unix.SYS_IOCTL, pidfd.Fd(), ioctlPidfdInfo, uintptr(unsafe.Pointer(&info)))
+// threadIDs is ThreadIDs for an open file.
+func threadIDs(pidfd *os.File) (IDs, error) {
+	ids, e := ThreadIDs(int(pidfd.Fd()))
 	runtime.KeepAlive(pidfd)
+	if e != 0 {
+		return IDs{}, os.NewSyscallError("PIDFD_GET_INFO", e)
+	}
+	return ids, nil
+}
+
+// ThreadIDs returns the ids of the thread behind a pidfd, in one call that
+// does not block. Fails with ESRCH if it is gone, with ENOTTY or EINVAL
+// where the kernel cannot tell (before 6.13).
+func ThreadIDs(pidfd int) (IDs, syscall.Errno) {
+	info := pidfdInfo{mask: pidfdInfoCreds}
+	_, _, e := unix.RawSyscall(unix.SYS_IOCTL, uintptr(pidfd), ioctlPidfdInfo, uintptr(unsafe.Pointer(&info)))
 	if e == 0 && info.mask&pidfdInfoCreds == 0 {
 		e = unix.ESRCH
 	}
-	if e != 0 {
-		return creds{}, os.NewSyscallError("PIDFD_GET_INFO", e)
-	}
-	return creds{tgid: int(info.tgid), realUID: info.ruid, realGID: info.rgid, uid: info.euid, gid: info.egid}, nil
+	return IDs{TGID: int(info.tgid), RealUID: info.ruid, RealGID: info.rgid, UID: info.euid, GID: info.egid}, e
 }
 
 // nsGetMntnsID is NS_GET_MNTNS_ID, _IOR(0xb7, 5, __u64). Since 6.11.
