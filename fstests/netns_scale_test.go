@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -76,7 +77,7 @@ func TestNetnsEndsInSpiteOfCopiedMounts(t *testing.T) {
 		other := exec.Command("unshare", "-m", "sleep", "60")
 		mustDo(t, other.Start())
 		t.Cleanup(func() { other.Process.Kill(); other.Wait() })
-		mounts := fmt.Sprintf("/proc/%d/root/run/stackfs/test/ns/own", other.Process.Pid)
+		mounts := filepath.Join("/proc", strconv.Itoa(other.Process.Pid), "root", "run/stackfs/test/ns/own")
 		id, _ := b.(stacknode.NetNamespace).NetNS()
 		eventually(t, 5*time.Second, "unshare -m", func() bool {
 			comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", other.Process.Pid))
@@ -110,7 +111,7 @@ func TestNetnsPinsDoNotPropagate(t *testing.T) {
 		b := newNetns(t, netnsEnv(t), "own", stacknode.NetnsSpec{})
 		id, _ := b.(stacknode.NetNamespace).NetNS()
 		var st unix.Stat_t
-		mustDo(t, unix.Stat(fmt.Sprintf("/proc/%d/root/run/stackfs/test/ns/own", other.Process.Pid), &st))
+		mustDo(t, unix.Stat(filepath.Join("/proc", strconv.Itoa(other.Process.Pid), "root", "run/stackfs/test/ns/own"), &st))
 		if st.Ino == id.Ino {
 			t.Error("the pin has propagated")
 		}

@@ -11,7 +11,7 @@ func TestParseMount(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := Mount{ID: 62, Dir: `/tmp/a b\c`, Type: FSType, Source: "/etc/x y.toml"}
+	want := Mount{ID: 62, Root: "/", Dir: `/tmp/a b\c`, Type: FSType, Source: "/etc/x y.toml"}
 	if m != want {
 		t.Errorf("got %+v, want %+v", m, want)
 	}

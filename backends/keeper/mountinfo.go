@@ -14,6 +14,7 @@ const FSType = "fuse.stackfs"
 // A Mount is one line of /proc/self/mountinfo.
 type Mount struct {
 	ID     int
+	Root   string // of the mount within its file system
 	Dir    string
 	Type   string
 	Source string
@@ -21,8 +22,12 @@ type Mount struct {
 
 // Mounts lists the mounts of the calling process' namespace, in the order
 // in which they were made.
-func Mounts() ([]Mount, error) {
-	f, err := os.Open("/proc/self/mountinfo")
+func Mounts() ([]Mount, error) { return ReadMounts("/proc/self/mountinfo") }
+
+// ReadMounts lists the mounts in a file like /proc/PID/mountinfo. Lines that
+// are not as they should be are left out.
+func ReadMounts(path string) ([]Mount, error) {
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
@@ -30,11 +35,9 @@ func Mounts() ([]Mount, error) {
 	var list []Mount
 	sc := bufio.NewScanner(f)
 	for sc.Scan() {
-		m, err := parseMount(sc.Text())
-		if err != nil {
-			return nil, err
+		if m, err := parseMount(sc.Text()); err == nil {
+			list = append(list, m)
 		}
-		list = append(list, m)
 	}
 	return list, sc.Err()
 }
@@ -51,7 +54,7 @@ func parseMount(line string) (Mount, error) {
 	if err != nil {
 		return Mount{}, fmt.Errorf("mountinfo: line %q: %w", line, err)
 	}
-	return Mount{ID: id, Dir: unescape(l[4]), Type: r[0], Source: unescape(r[1])}, nil
+	return Mount{ID: id, Root: unescape(l[3]), Dir: unescape(l[4]), Type: r[0], Source: unescape(r[1])}, nil
 }
 
 // unescape undoes the octal escapes (\040) of mountinfo.

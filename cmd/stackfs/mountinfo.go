@@ -7,12 +7,10 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
-)
 
-// fsType is what /proc/mounts calls the file system.
-const fsType = "fuse.stackfs"
+	"github.com/stackfs/stackfs/backends/keeper"
+)
 
 // A mountPoint is a mounted tree of stacks.
 type mountPoint struct {
@@ -24,45 +22,21 @@ type mountPoint struct {
 // order of their directories. Of several on one directory it is the
 // uppermost; a node that is bound elsewhere is not a tree.
 func (e env) mounts() ([]mountPoint, error) {
-	text, err := os.ReadFile(e.mountinfo)
+	all, err := keeper.ReadMounts(e.mountinfo)
 	if err != nil {
 		return nil, fmt.Errorf("list the mounts: %w", err)
 	}
 	var list []mountPoint
-	for line := range strings.Lines(string(text)) {
-		// id parent major:minor root directory options... - type source options
-		f := strings.Fields(line)
-		dash := slices.Index(f, "-")
-		if dash < 6 || dash+1 >= len(f) || f[dash+1] != fsType || f[3] != "/" {
+	for _, mounted := range all {
+		if mounted.Type != keeper.FSType || mounted.Root != "/" {
 			continue
 		}
-		id, err := strconv.Atoi(f[0])
-		if err != nil {
-			continue
-		}
-		m := mountPoint{id: id, dir: unescapeMount(f[4])}
+		m := mountPoint{id: mounted.ID, dir: mounted.Dir}
 		list = slices.DeleteFunc(list, func(o mountPoint) bool { return o.dir == m.dir })
 		list = append(list, m)
 	}
 	slices.SortFunc(list, func(a, b mountPoint) int { return strings.Compare(a.dir, b.dir) })
 	return list, nil
-}
-
-// unescapeMount undoes \ooo, by which the kernel writes blanks, line ends
-// and backslashes.
-func unescapeMount(s string) string {
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+3 < len(s) {
-			if n, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				b.WriteByte(byte(n))
-				i += 3
-				continue
-			}
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
 }
 
 // onlyMount returns the one tree of the machine.
