@@ -38,6 +38,8 @@ func CheckName(name string) error {
 	switch {
 	case name == "", name == ".", name == "..":
 		return fmt.Errorf("%q is no name for a stack", name)
+	case name[0] == '-':
+		return fmt.Errorf("the name %q begins with '-', as flags do", name)
 	case len(name) > 63:
 		return fmt.Errorf("the name %q is longer than 63 bytes", name)
 	case name == NameCtl || name == NameTun:

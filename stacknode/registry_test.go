@@ -117,7 +117,7 @@ func TestAddOfATakenName(t *testing.T) {
 }
 
 func TestNamesThatCannotBe(t *testing.T) {
-	for _, name := range []string{"", ".", "..", "a/b", "a b", "a\nb", "ctl", "tun", string(make([]byte, 64))} {
+	for _, name := range []string{"", ".", "..", "a/b", "a b", "a\nb", "ctl", "tun", "-", "-x", "--", string(make([]byte, 64))} {
 		if CheckName(name) == nil {
 			t.Errorf("CheckName(%q): no error", name)
 		}

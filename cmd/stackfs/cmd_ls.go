@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -42,6 +44,16 @@ func (e env) collect(ctx context.Context, args []string) ([]*stackInfo, error) {
 	var mounts []mountPoint
 	if len(args) > 0 {
 		m, err := e.mountAt(args[0])
+		if errors.Is(err, errNotServed) {
+			// A stack of a mount is a list of one.
+			if in, name, serr := e.stackAt(args[0]); serr == nil {
+				s, err := e.readOne(ctx, filepath.Join(in.dir, name))
+				if err != nil {
+					return nil, err
+				}
+				return []*stackInfo{s}, nil
+			}
+		}
 		if err != nil {
 			return nil, err
 		}

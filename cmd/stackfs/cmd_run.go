@@ -25,7 +25,7 @@ type runOptions struct {
 	Argv []string // the program; may be empty with Supported
 }
 
-const runLong = `Start a program whose sockets are those of a stack. The program needs not be
+const runLong = `Start a program whose sockets are those of a stack. The program need not be
 changed; it may be static or written in Go, and its children are included.
 If anything fails the program is not started and the exit code is 125;
 otherwise it is the program's.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -44,21 +45,33 @@ func (e env) statusOf(ctx context.Context, args []string) ([]*stackInfo, error) 
 		return e.collect(ctx, nil)
 	}
 	if !isBareName(args[0]) {
-		if _, err := e.mountAt(args[0]); err == nil {
+		switch _, err := e.mountAt(args[0]); {
+		case err == nil:
 			return e.collect(ctx, args)
+		case errors.Is(err, errNoAnswer):
+			return nil, err
 		}
 	}
 	path, err := e.stackPath(args[0])
 	if err != nil {
 		return nil, err
 	}
+	s, err := e.readOne(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	return []*stackInfo{s}, nil
+}
+
+// readOne looks at the stack at path.
+func (e env) readOne(ctx context.Context, path string) (*stackInfo, error) {
 	dir, name := filepath.Split(path)
 	dir = filepath.Clean(dir)
 	s, err := within(ctx, e.patience, func() (*stackInfo, error) { return readStack(dir, name) })
 	if err != nil {
 		return nil, explain(err, path, dir)
 	}
-	return []*stackInfo{s}, nil
+	return s, nil
 }
 
 // writeStatus writes one block of lines for each stack.

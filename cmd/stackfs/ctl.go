@@ -33,20 +33,23 @@ func (e env) order(ctx context.Context, m mountPoint, line string) (string, erro
 	if strings.ContainsAny(line, "\n\x00") {
 		return "", errors.New("an order is one line")
 	}
-	return within(ctx, ctlPatience*e.patience, func() (string, error) {
-		return e.orderNow(filepath.Join(m.dir, stacknode.NameCtl), line)
+	// Opening the file is no work: a daemon that does not do that is stuck.
+	f, err := within(ctx, e.patience, func() (io.ReadWriteCloser, error) {
+		return e.openCtl(filepath.Join(m.dir, stacknode.NameCtl))
 	})
+	if err != nil {
+		return "", err
+	}
+	return within(ctx, ctlPatience*e.patience, func() (string, error) { return orderNow(f, line) })
 }
 
 func openCtl(path string) (io.ReadWriteCloser, error) {
 	return openMountFile(path, unix.O_RDWR)
 }
 
-func (e env) orderNow(path, line string) (string, error) {
-	f, err := e.openCtl(path)
-	if err != nil {
-		return "", err
-	}
+// orderNow writes one line to the open file ctl, reads the answer and closes
+// the file.
+func orderNow(f io.ReadWriteCloser, line string) (string, error) {
 	defer f.Close()
 	_, werr := io.WriteString(f, line+"\n")
 	// The text of a refusal is there whether or not the write carried its

@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/stackfs/stackfs/stacknode/uapi"
 )
 
 // A fakeCtl answers one line as a daemon does.
@@ -157,12 +159,24 @@ func TestStuckDaemonIsNotWaitedFor(t *testing.T) {
 	t.Parallel()
 	c := newCLI(t)
 	dir := c.mount()
-	c.patience = time.Millisecond
+	c.patience = 20 * time.Millisecond // followLink is to be faster
 	stuck := make(chan struct{})
 	t.Cleanup(func() { close(stuck) })
 	c.openCtl = func(string) (io.ReadWriteCloser, error) { <-stuck; return nil, io.EOF }
 	c.expect(exitNoDaemon, "the daemon does not answer within", "stackfs", "reload")
 	c.expect(exitNoDaemon, "umount --force "+dir+" detaches", "stackfs", "umount", dir)
+	c.nodeInfo = func(string) (uapi.Info, error) { <-stuck; return uapi.Info{}, io.EOF }
+	for _, test := range []struct {
+		line string
+		code int
+	}{
+		{"add lab", exitNoDaemon}, {"add " + dir + "/lab", exitNoDaemon},
+		{"rm lab", exitNoDaemon}, {"rm --force " + dir + "/lab", exitNoDaemon},
+		{"reload " + dir, exitNoDaemon}, {"umount --keep " + dir, exitNoDaemon},
+		{"run lab -- true", exitRunFailed}, {"run -s " + dir + "/lab", exitRunFailed},
+	} {
+		c.expect(test.code, "does not answer within 20ms (stackfs umount --force "+dir+" detaches", append([]string{"stackfs"}, strings.Fields(test.line)...)...)
+	}
 	detached := ""
 	c.detach = func(d string) error { detached = d; return nil }
 	c.expect(exitOK, "", "stackfs", "umount", "--force", dir)

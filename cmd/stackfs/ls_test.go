@@ -57,6 +57,18 @@ func TestLs(t *testing.T) {
 	}
 }
 
+func TestLsOfOneStack(t *testing.T) {
+	t.Parallel()
+	c := newCLI(t)
+	dir := c.mount()
+	c.stack(dir, "lab", "netns", labStatus)
+	c.stack(dir, "x", "null", "")
+	c.expect(exitOK, "lab ", "stackfs", "ls", dir+"/lab/")
+	if got := strings.Count(c.stdout.String(), "\n"); got != 2 {
+		t.Errorf("got %d lines, want 2:\n%s", got, &c.stdout)
+	}
+}
+
 func TestLsOfSeveralMountsHasPaths(t *testing.T) {
 	t.Parallel()
 	c := newCLI(t)

@@ -15,6 +15,7 @@ import (
 	"github.com/mattn/go-isatty"
 
 	"github.com/stackfs/stackfs/stacknode/launch"
+	"github.com/stackfs/stackfs/stacknode/uapi"
 )
 
 // version is the release that this source is or becomes.
@@ -34,6 +35,8 @@ type env struct {
 
 	openCtl func(path string) (io.ReadWriteCloser, error) // the file ctl of a mount
 	detach  func(dir string) error                        // umount2(2) of a mount without daemon
+
+	nodeInfo func(path string) (uapi.Info, error) // what a stack says that it is
 }
 
 func init() {
@@ -59,6 +62,7 @@ func processEnv() env {
 		patience:   5 * time.Second,
 		openCtl:    openCtl,
 		detach:     detachMount,
+		nodeInfo:   launch.Info,
 	}
 }
 

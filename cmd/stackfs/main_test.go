@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/stackfs/stackfs/stacknode/uapi"
 )
 
 // A cli is a machine on which command lines are run: its mounts, its users
@@ -35,6 +37,7 @@ func newCLI(t testing.TB) *cli {
 		patience:   10 * time.Second,
 		openCtl:    func(path string) (io.ReadWriteCloser, error) { return nil, fmt.Errorf("open %s in a test", path) },
 		detach:     func(dir string) error { return fmt.Errorf("detach %s in a test", dir) },
+		nodeInfo:   func(path string) (uapi.Info, error) { return uapi.Info{}, fmt.Errorf("ask %s in a test", path) },
 	}
 	c.writeMountinfo()
 	return c
@@ -144,6 +147,10 @@ func TestCommandLineMistakes(t *testing.T) {
 		{"stackfs rm ctl", exitUsage, "has a meaning of its own"},
 		{"stackfs completion tcsh", exitUsage, `"tcsh" is no shell`},
 		{"stackfs ls /nowhere", exitNotFound, "/nowhere: no stackfs is mounted there (stackfs mount /nowhere mounts one)"},
+		{"stackfs ls " + one + "/nope", exitNotFound, one + "/nope: no such stack (stackfs ls " + one + " shows what there is)"},
+		{"stackfs ls " + one + "/lab/type", exitNotFound, "no stackfs is mounted there, but on " + one + " (stackfs ls " + one + " shows"},
+		{"stackfs umount " + one + "/lab", exitNotFound, "no stackfs is mounted there, but on " + one},
+		{"stackfs add -- " + one + "/-x", exitUsage, "begins with '-'"},
 		{"stackfs status nope", exitNotFound, one + "/nope: no such stack (stackfs ls " + one + " shows what there is)"},
 		{"stackfs check -c /nowhere/x.toml", exitConfig, "/nowhere/x.toml: no such file or directory"},
 		{"stackfs run", exitRunFailed, "STACK is missing (stackfs run --help shows how)"},

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -73,5 +75,16 @@ func TestMountHelper(t *testing.T) {
 		if err != nil || fake != test.fake || !reflect.DeepEqual(got, test.want) {
 			t.Errorf("%s: got %+v, %v, %v, want %+v, %v", test.line, got, fake, err, test.want, test.fake)
 		}
+	}
+}
+
+func TestMountOnAFile(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "c.toml")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := checkMountPoint(file); !errors.Is(err, syscall.ENOTDIR) || !strings.Contains(err.Error(), "stackfs mount -c "+file+" DIR") {
+		t.Errorf("got %v, want ENOTDIR and what -c is for", err)
 	}
 }

@@ -65,7 +65,7 @@ func (e env) mountAt(dir string) (mountPoint, error) {
 	if err != nil {
 		return mountPoint{}, err
 	}
-	abs, err := filepath.Abs(dir)
+	abs, err := e.absPath(dir)
 	if err != nil {
 		return mountPoint{}, err
 	}
@@ -76,15 +76,55 @@ func (e env) mountAt(dir string) (mountPoint, error) {
 			}
 		}
 		// The path may lead through a mount whose daemon is stuck.
-		abs, err = within(context.Background(), e.patience, func() (string, error) { return followLink(abs) })
+		var next string
+		next, err = within(context.Background(), e.patience, func() (string, error) { return followLink(abs) })
 		if err != nil {
 			break
 		}
+		abs = next
 	}
+	above := mountAbove(list, abs)
 	if errors.Is(err, errNoAnswer) {
-		return mountPoint{}, fmt.Errorf("%s: %w", dir, err)
+		return mountPoint{}, fmt.Errorf("%s: %w", dir, detachHint(err, above))
+	}
+	if above != "" {
+		return mountPoint{}, fmt.Errorf("%s: %w there, but on %s (stackfs ls %s shows what it has)", dir, errNotServed, above, above)
 	}
 	return mountPoint{}, fmt.Errorf("%s: %w there (stackfs mount %s mounts one)", dir, errNotServed, dir)
+}
+
+// mountAbove returns the directory of the tree that path is in, as far as its
+// text tells; empty if in none.
+func mountAbove(list []mountPoint, path string) string {
+	above := ""
+	for _, m := range list {
+		if strings.HasPrefix(path, strings.TrimSuffix(m.dir, "/")+"/") && len(m.dir) > len(above) {
+			above = m.dir
+		}
+	}
+	return above
+}
+
+// detachHint adds to err, which says that a daemon does not answer, what can
+// be done about the mount on dir; empty if that is not known.
+func detachHint(err error, dir string) error {
+	if dir == "" {
+		dir = "DIR"
+	}
+	return fmt.Errorf("%w (stackfs umount --force %s detaches the mount)", err, dir)
+}
+
+// absPath is filepath.Abs, which looks at the working directory: that may be
+// in a mount whose daemon is stuck.
+func (e env) absPath(path string) (string, error) {
+	if filepath.IsAbs(path) {
+		return filepath.Clean(path), nil
+	}
+	abs, err := within(context.Background(), e.patience, func() (string, error) { return filepath.Abs(path) })
+	if errors.Is(err, errNoAnswer) {
+		err = fmt.Errorf("%s: the working directory: %w", path, detachHint(err, ""))
+	}
+	return abs, err
 }
 
 // followLink resolves the parents of path, and path itself if it is a link.

@@ -12,11 +12,19 @@ import (
 
 	"github.com/stackfs/stackfs/stacknode"
 	"github.com/stackfs/stackfs/stacknode/launch"
+	"github.com/stackfs/stackfs/stacknode/uapi"
 )
 
 // runProgram runs a program on a stack and returns its exit code. With the
 // rights to do so this process becomes the program.
-func runProgram(_ context.Context, e env, opts runOptions) int {
+func runProgram(ctx context.Context, e env, opts runOptions) int {
+	// Whoever waits in the kernel for a stuck daemon cannot be interrupted:
+	// the first to ask is another thread than that of the program.
+	_, err := within(ctx, e.patience, func() (uapi.Info, error) { return e.nodeInfo(opts.Stack) })
+	if errors.Is(err, errNoAnswer) {
+		mounts, _ := e.mounts() // without the list the hint is less exact
+		return e.runFailed(opts, detachHint(err, mountAbove(mounts, opts.Stack)))
+	}
 	if opts.Supported || opts.Verbose {
 		if err := e.printFamilies(opts); err != nil {
 			return e.runFailed(opts, err)
@@ -90,12 +98,12 @@ func plainReason(err error) error {
 
 // printFamilies prints what the stack has (-s) and what is set (-v).
 func (e env) printFamilies(opts runOptions) error {
-	info, err := launch.Info(opts.Stack)
+	info, err := e.nodeInfo(opts.Stack)
 	if err != nil {
 		return err
 	}
 	has := stacknode.FamilySet(info.Families)
-	if opts.Supported {
+	if opts.Supported && has != 0 {
 		fmt.Fprintf(e.stdout, "%s\n", strings.Join(has.Names(), "\n"))
 	}
 	if opts.Verbose {

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/stackfs/stackfs/stacknode"
+	"github.com/stackfs/stackfs/stacknode/uapi"
 )
 
 func TestRunOptions(t *testing.T) {
@@ -42,5 +43,18 @@ func TestFlagsBehindTheStackAreTheProgramsOwn(t *testing.T) {
 	}
 	if got, want := cmd.Flags().Args(), []string{"lab", "-s", "--", "--preload"}; !reflect.DeepEqual(got, want) {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestFamiliesOfAStack(t *testing.T) {
+	t.Parallel()
+	c := newCLI(t)
+	c.mount()
+	for families, want := range map[uint64]string{0: "", 1<<2 | 1<<10: "inet\ninet6\n"} {
+		c.nodeInfo = func(string) (uapi.Info, error) { return uapi.Info{Families: families}, nil }
+		c.expect(exitOK, want, "stackfs", "run", "-s", "lab")
+		if got := c.stdout.String(); got != want {
+			t.Errorf("families %#x: got %q, want %q", families, got, want)
+		}
 	}
 }

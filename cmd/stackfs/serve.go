@@ -112,7 +112,11 @@ func checkMountPoint(dir string) error {
 	case err != nil:
 		return &os.PathError{Op: "stat", Path: dir, Err: err}
 	case st.Mode&unix.S_IFMT != unix.S_IFDIR:
-		return fmt.Errorf("%s: %w", dir, unix.ENOTDIR)
+		err := fmt.Errorf("%s: %w", dir, unix.ENOTDIR)
+		if st.Mode&unix.S_IFMT == unix.S_IFREG {
+			err = fmt.Errorf("%w (a configuration goes behind -c: stackfs mount -c %s DIR)", err, dir)
+		}
+		return err
 	}
 	return nil
 }

@@ -22,7 +22,7 @@ func (e env) stackPath(arg string) (string, error) {
 		if arg == "" {
 			return "", errors.New("the name of the stack is empty")
 		}
-		return filepath.Abs(arg)
+		return e.absPath(arg)
 	}
 	m, err := e.onlyMount()
 	if err != nil {
@@ -38,8 +38,22 @@ func (e env) stackIn(arg string) (m mountPoint, name string, err error) {
 	if err != nil {
 		return m, "", err
 	}
-	if m, err := e.mountAt(path); err == nil {
+	switch m, err := e.mountAt(path); {
+	case err == nil:
 		return m, "", fmt.Errorf("%s: is the mount; a stack is %s/NAME", arg, strings.TrimSuffix(arg, "/"))
+	case errors.Is(err, errNoAnswer):
+		return m, "", err
+	}
+	m, err = e.mountAt(filepath.Dir(path))
+	return m, filepath.Base(path), err
+}
+
+// stackAt returns the mount and the name of the entry that path names. Unlike
+// stackIn it takes no bare name.
+func (e env) stackAt(path string) (m mountPoint, name string, err error) {
+	path, err = e.absPath(path)
+	if err != nil {
+		return m, "", err
 	}
 	m, err = e.mountAt(filepath.Dir(path))
 	return m, filepath.Base(path), err
@@ -58,7 +72,7 @@ func explain(err error, path, dir string) error {
 	case errors.Is(err, syscall.ENOTCONN), errors.Is(err, syscall.ECONNABORTED):
 		return fmt.Errorf("%s: the daemon of %s is gone (stackfs mount %s takes the mount over): %w", path, dir, dir, err)
 	case errors.Is(err, errNoAnswer):
-		return fmt.Errorf("%s: %w (stackfs umount --force %s detaches the mount)", path, err, dir)
+		return fmt.Errorf("%s: %w", path, detachHint(err, dir))
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
 		return &notFoundError{path: path, dir: dir, err: err}
 	case errors.Is(err, os.ErrPermission):
