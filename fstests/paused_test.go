@@ -1,6 +1,8 @@
 package fstests
 
 import (
+	"bytes"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -15,35 +17,36 @@ func TestCommandsWithStoppedDaemon(t *testing.T) {
 	time.Sleep(1100 * time.Millisecond)
 	m.Pause()
 	defer m.Resume()
-	t.Run("commands", func(t *testing.T) {
-		lab := m.Path("lab")
-		for _, test := range []struct {
-			args []string
-			code int
-		}{
-			{[]string{"ls", m.Dir}, 7},
-			{[]string{"ls", lab}, 7},
-			{[]string{"status", m.Dir}, 7},
-			{[]string{"status", lab}, 7},
-			{[]string{"add", m.Path("new")}, 7},
-			{[]string{"rm", lab}, 7},
-			{[]string{"reload", m.Dir}, 7},
-			{[]string{"umount", m.Dir}, 7},
-			{[]string{"run", lab, "--", "true"}, 125},
-			{[]string{"run", "-s", lab}, 125},
-			{[]string{"run", "--no-resolv", lab, "--", "true"}, 125},
-		} {
-			t.Run(test.args[0], func(t *testing.T) {
-				t.Parallel()
-				start := time.Now()
-				_, errs, code := Output(t, Command(t, 20*time.Second, m.bin, test.args...))
-				if code != test.code || !strings.Contains(errs, "does not answer") || !strings.Contains(errs, "umount --force "+m.Dir) {
-					t.Errorf("exit code %d, want %d: %s", code, test.code, errs)
-				}
-				if d := time.Since(start); d > ScaleTime(8*time.Second) {
-					t.Errorf("it took %v", d)
-				}
-			})
+	lab := m.Path("lab")
+	tests := []*struct {
+		args []string
+		code int
+		cmd  *exec.Cmd
+		errs bytes.Buffer
+	}{
+		{args: []string{"ls", m.Dir}, code: 7},
+		{args: []string{"ls", lab}, code: 7},
+		{args: []string{"status", m.Dir}, code: 7},
+		{args: []string{"status", lab}, code: 7},
+		{args: []string{"add", m.Path("new")}, code: 7},
+		{args: []string{"rm", lab}, code: 7},
+		{args: []string{"reload", m.Dir}, code: 7},
+		{args: []string{"umount", m.Dir}, code: 7},
+		{args: []string{"run", lab, "--", "true"}, code: 125},
+		{args: []string{"run", "-s", lab}, code: 125},
+		{args: []string{"run", "--no-resolv", lab, "--", "true"}, code: 125},
+	}
+	// All at a time, also where few tests may run in parallel.
+	for _, test := range tests {
+		test.cmd = Command(t, 8*time.Second, m.bin, test.args...)
+		test.cmd.Stderr = &test.errs
+		mustDo(t, test.cmd.Start())
+	}
+	for _, test := range tests {
+		err := test.cmd.Wait() // killed if it does not end
+		errs := test.errs.String()
+		if test.cmd.ProcessState.ExitCode() != test.code || !strings.Contains(errs, "does not answer") || !strings.Contains(errs, "umount --force "+m.Dir) {
+			t.Errorf("stackfs %s: got %v, want exit code %d: %s", strings.Join(test.args, " "), err, test.code, errs)
 		}
-	})
+	}
 }
