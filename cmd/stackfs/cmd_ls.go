@@ -18,7 +18,8 @@ func newLsCmd(e env) *cobra.Command {
 		Aliases: []string{"list"},
 		Short:   "List stacks",
 		Long: `List the stacks of the mount on DIR, without DIR those of every mount. A stack
-that you may not enter is listed with its mode and its owner alone.`,
+that you may not enter is listed with its mode and its owner alone. DIR may
+also be one stack of a mount.`,
 		Example: `  stackfs ls
   stackfs ls --json /dev/net | jq -r '.[] | select(.kind == "netns").path'`,
 		Args:                  argNames("[DIR]"),
