@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stackfs/stackfs/stacknode/uapi"
+	"github.com/stackfs/stackfs/stacknode/launch"
 )
 
 // A fakeCtl answers one line as a daemon does.
@@ -165,7 +165,7 @@ func TestStuckDaemonIsNotWaitedFor(t *testing.T) {
 	c.openCtl = func(string) (io.ReadWriteCloser, error) { <-stuck; return nil, io.EOF }
 	c.expect(exitNoDaemon, "the daemon does not answer within", "stackfs", "reload")
 	c.expect(exitNoDaemon, "umount --force "+dir+" detaches", "stackfs", "umount", dir)
-	c.nodeInfo = func(string) (uapi.Info, error) { <-stuck; return uapi.Info{}, io.EOF }
+	c.openNode = func(string) (*launch.Node, error) { <-stuck; return nil, io.EOF }
 	for _, test := range []struct {
 		line string
 		code int

@@ -15,7 +15,6 @@ import (
 	"github.com/mattn/go-isatty"
 
 	"github.com/stackfs/stackfs/stacknode/launch"
-	"github.com/stackfs/stackfs/stacknode/uapi"
 )
 
 // version is the release that this source is or becomes.
@@ -36,7 +35,7 @@ type env struct {
 	openCtl func(path string) (io.ReadWriteCloser, error) // the file ctl of a mount
 	detach  func(dir string) error                        // umount2(2) of a mount without daemon
 
-	nodeInfo func(path string) (uapi.Info, error) // what a stack says that it is
+	openNode func(path string) (*launch.Node, error) // a stack, and what it says that it is
 }
 
 func init() {
@@ -62,7 +61,7 @@ func processEnv() env {
 		patience:   5 * time.Second,
 		openCtl:    openCtl,
 		detach:     detachMount,
-		nodeInfo:   launch.Info,
+		openNode:   launch.Open,
 	}
 }
 

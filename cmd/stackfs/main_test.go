@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stackfs/stackfs/stacknode/uapi"
+	"github.com/stackfs/stackfs/stacknode/launch"
 )
 
 // A cli is a machine on which command lines are run: its mounts, its users
@@ -37,7 +37,7 @@ func newCLI(t testing.TB) *cli {
 		patience:   10 * time.Second,
 		openCtl:    func(path string) (io.ReadWriteCloser, error) { return nil, fmt.Errorf("open %s in a test", path) },
 		detach:     func(dir string) error { return fmt.Errorf("detach %s in a test", dir) },
-		nodeInfo:   func(path string) (uapi.Info, error) { return uapi.Info{}, fmt.Errorf("ask %s in a test", path) },
+		openNode:   func(path string) (*launch.Node, error) { return nil, fmt.Errorf("ask %s in a test", path) },
 	}
 	c.writeMountinfo()
 	return c

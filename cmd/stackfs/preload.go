@@ -28,7 +28,7 @@ var libraryDirs = []string{
 
 // preload sets the environment by which libmsocket gives the program the
 // stack's sockets. The code is for an error.
-func preload(p *launch.Program, opts runOptions) (code int, err error) {
+func preload(p *launch.Program, opts runOptions, has stacknode.FamilySet) (code int, err error) {
 	lib, err := findLibrary()
 	if err != nil {
 		return exitRunFailed, err
@@ -38,11 +38,7 @@ func preload(p *launch.Program, opts runOptions) (code int, err error) {
 			return exitNotRunnable, fmt.Errorf("%s: %w (without --no-seccomp it can run)", p.Path, err)
 		}
 	}
-	info, err := launch.Info(opts.Stack)
-	if err != nil {
-		return exitRunFailed, fmt.Errorf("%s: %w", opts.Stack, err)
-	}
-	set := stacknode.FamilySet(info.Families) & opts.Families
+	set := has & opts.Families
 	if opts.NoSeccomp {
 		// What the stack lacks is to fail, not to be the host's.
 		set = opts.Families & stacknode.InternetFamilies

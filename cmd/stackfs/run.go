@@ -12,7 +12,6 @@ import (
 
 	"github.com/stackfs/stackfs/stacknode"
 	"github.com/stackfs/stackfs/stacknode/launch"
-	"github.com/stackfs/stackfs/stacknode/uapi"
 )
 
 // runProgram runs a program on a stack and returns its exit code. With the
@@ -20,16 +19,16 @@ import (
 func runProgram(ctx context.Context, e env, opts runOptions) int {
 	// Whoever waits in the kernel for a stuck daemon cannot be interrupted:
 	// the first to ask is another thread than that of the program.
-	_, err := within(ctx, e.patience, func() (uapi.Info, error) { return e.nodeInfo(opts.Stack) })
+	node, err := within(ctx, e.patience, func() (*launch.Node, error) { return e.openNode(opts.Stack) })
 	if errors.Is(err, errNoAnswer) {
 		mounts, _ := e.mounts() // without the list the hint is less exact
-		return e.runFailed(opts, detachHint(err, mountAbove(mounts, opts.Stack)))
+		err = detachHint(err, mountAbove(mounts, opts.Stack))
 	}
-	if opts.Supported || opts.Verbose {
-		if err := e.printFamilies(opts); err != nil {
-			return e.runFailed(opts, err)
-		}
+	if err != nil {
+		return e.runFailed(opts, err)
 	}
+	defer node.Close()
+	e.printFamilies(opts, stacknode.FamilySet(node.Info.Families))
 	if len(opts.Argv) == 0 {
 		return exitOK
 	}
@@ -51,12 +50,12 @@ func runProgram(ctx context.Context, e env, opts runOptions) int {
 		NoNames:  opts.NoResolv,
 	}
 	if opts.Preload {
-		if code, err := preload(&p, opts); err != nil {
+		if code, err := preload(&p, opts, stacknode.FamilySet(node.Info.Families)); err != nil {
 			e.complain(err)
 			return code
 		}
 	}
-	code, err := p.Run()
+	code, err := p.Run(node)
 	if err != nil {
 		return e.runFailed(opts, err)
 	}
@@ -97,17 +96,11 @@ func plainReason(err error) error {
 }
 
 // printFamilies prints what the stack has (-s) and what is set (-v).
-func (e env) printFamilies(opts runOptions) error {
-	info, err := e.nodeInfo(opts.Stack)
-	if err != nil {
-		return err
-	}
-	has := stacknode.FamilySet(info.Families)
+func (e env) printFamilies(opts runOptions, has stacknode.FamilySet) {
 	if opts.Supported && has != 0 {
 		fmt.Fprintf(e.stdout, "%s\n", strings.Join(has.Names(), "\n"))
 	}
 	if opts.Verbose {
 		fmt.Fprintf(e.stderr, "stackfs: %s: %s\n", opts.Stack, strings.Join((has&opts.Families).Names(), " "))
 	}
-	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/stackfs/stackfs/stacknode"
+	"github.com/stackfs/stackfs/stacknode/launch"
 	"github.com/stackfs/stackfs/stacknode/uapi"
 )
 
@@ -51,7 +52,9 @@ func TestFamiliesOfAStack(t *testing.T) {
 	c := newCLI(t)
 	c.mount()
 	for families, want := range map[uint64]string{0: "", 1<<2 | 1<<10: "inet\ninet6\n"} {
-		c.nodeInfo = func(string) (uapi.Info, error) { return uapi.Info{Families: families}, nil }
+		c.openNode = func(string) (*launch.Node, error) {
+			return &launch.Node{Info: uapi.Info{Families: families}}, nil
+		}
 		c.expect(exitOK, want, "stackfs", "run", "-s", "lab")
 		if got := c.stdout.String(); got != want {
 			t.Errorf("families %#x: got %q, want %q", families, got, want)

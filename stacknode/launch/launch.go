@@ -54,15 +54,35 @@ func (e *Error) Unwrap() error { return e.Err }
 // could not be executed.
 var ErrExec = errors.New("exec")
 
-// Info asks the node at path what it is. Returns ENOTSUP if it is no stack.
-func Info(path string) (uapi.Info, error) {
-	var info uapi.Info
+// A Node is an open stack and what it said of itself.
+type Node struct {
+	Info uapi.Info
+	file *os.File
+}
+
+// Open opens the node at path, which is the permission check, and asks what
+// it is. The caller closes the Node. It blocks for as long as the daemon
+// does not answer. The error is an *Error; it wraps ENOTSUP if the node is
+// no stack.
+func Open(path string) (*Node, error) {
 	node, err := openNode(path)
 	if err != nil {
-		return info, err
+		return nil, &Error{Op: "open the stack", Err: err, Hint: openHint(err)}
 	}
-	defer node.Close()
-	return nodeInfo(node)
+	info, err := nodeInfo(node)
+	if err != nil {
+		node.Close()
+		return nil, &Error{Op: "open the stack", Err: err, Hint: openHint(err)}
+	}
+	return &Node{info, node}, nil
+}
+
+// Close closes the node.
+func (n *Node) Close() error {
+	if n.file == nil {
+		return nil
+	}
+	return n.file.Close()
 }
 
 func openNode(path string) (*os.File, error) {
@@ -96,26 +116,17 @@ func nodeInfo(node *os.File) (uapi.Info, error) {
 	return info, info.UnmarshalReply(arg)
 }
 
-// Run starts the program. Where it can, it replaces the calling process and
+// Run starts the program on the stack of node. Where it can, it replaces the calling process and
 // does not return; else it waits for the program and returns its exit code,
 // and ends by the same signal if that was how it ended. An error means that
 // the program was not started: *Error, or one that wraps ErrExec.
 //
 // Run must be called on the main thread, locked to the goroutine.
-func (p *Program) Run() (code int, err error) {
-	node, err := openNode(p.Stack)
-	if err != nil {
-		return 0, &Error{Op: "open the stack", Err: err, Hint: openHint(err)}
-	}
-	defer node.Close()
-	info, err := nodeInfo(node)
-	if err != nil {
-		return 0, &Error{Op: "open the stack", Err: err, Hint: openHint(err)}
-	}
+func (p *Program) Run(node *Node) (code int, err error) {
 	nested := !p.NoFilter && underFilter() && underOurs()
 	job := job{Program: *p, Nested: nested, Outer: os.Getpid()}
-	if !p.NoNames && info.Flags&uapi.InfoSelf == 0 {
-		if info.Flags&uapi.InfoEtc != 0 {
+	if !p.NoNames && node.Info.Flags&uapi.InfoSelf == 0 {
+		if node.Info.Flags&uapi.InfoEtc != 0 {
 			if job.Files, err = nameFiles(p.Stack); err != nil {
 				return 0, &Error{Op: "name service files of the stack", Err: err}
 			}
@@ -125,14 +136,14 @@ func (p *Program) Run() (code int, err error) {
 	// A run within a run is told from the outer one by its mount namespace.
 	needMounts := job.Cover || nested
 	if needMounts && !canAdmin() {
-		return job.outer(node)
+		return job.outer(node.file)
 	}
 	if needMounts {
 		if err := privateMounts(); err != nil {
 			return 0, &Error{Op: "make a mount namespace", Err: err, Hint: namesHint}
 		}
 	}
-	return 0, job.become(node)
+	return 0, job.become(node.file)
 }
 
 const namesHint = "--no-resolv goes without: names may then be resolved by services of the host"
