@@ -77,7 +77,7 @@ func (c *channel) ready(l *loop, _ uint32) bool {
 		e = b.send(c.fd, fd)
 	}
 	if fd >= 0 {
-		unix.Close(fd)
+		fastClose(fd)
 	}
 	return e == 0
 }

@@ -122,7 +122,7 @@ func (r *runItem) install(n *Notif, fd, typ int) {
 		flags = unix.O_CLOEXEC
 	}
 	number, e := notifAddFD(r.fd, n.ID, fd, flags)
-	unix.Close(fd)
+	fastClose(fd)
 	if e != 0 {
 		r.answer(n, e) // EMFILE: the caller's own limit
 		return
