@@ -165,7 +165,14 @@ func TestStuckDaemonIsNotWaitedFor(t *testing.T) {
 	c.openCtl = func(string) (io.ReadWriteCloser, error) { <-stuck; return nil, io.EOF }
 	c.expect(exitNoDaemon, "the daemon does not answer within", "stackfs", "reload")
 	c.expect(exitNoDaemon, "umount --force "+dir+" detaches", "stackfs", "umount", dir)
-	c.openNode = func(string) (*launch.Node, error) { <-stuck; return nil, io.EOF }
+	gaveUp := make(chan struct{}, 1)
+	c.openNode = func(string) (*launch.Node, error) { <-gaveUp; return nil, io.EOF }
+	c.exit = func(code int) {
+		if code != exitRunFailed {
+			t.Errorf("run: exit code %d, want %d", code, exitRunFailed)
+		}
+		gaveUp <- struct{}{}
+	}
 	for _, test := range []struct {
 		line string
 		code int

@@ -36,6 +36,7 @@ type env struct {
 	detach  func(dir string) error                        // umount2(2) of a mount without daemon
 
 	openNode func(path string) (*launch.Node, error) // a stack, and what it says that it is
+	exit     func(code int)                          // os.Exit, for a thread that is not stuck
 }
 
 func init() {
@@ -62,6 +63,7 @@ func processEnv() env {
 		openCtl:    openCtl,
 		detach:     detachMount,
 		openNode:   launch.Open,
+		exit:       os.Exit,
 	}
 }
 

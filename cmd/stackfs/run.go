@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/stackfs/stackfs/stacknode"
 	"github.com/stackfs/stackfs/stacknode/launch"
@@ -16,14 +17,17 @@ import (
 
 // runProgram runs a program on a stack and returns its exit code. With the
 // rights to do so this process becomes the program.
-func runProgram(ctx context.Context, e env, opts runOptions) int {
-	// Whoever waits in the kernel for a stuck daemon cannot be interrupted:
-	// the first to ask is another thread than that of the program.
-	node, err := within(ctx, e.patience, func() (*launch.Node, error) { return e.openNode(opts.Stack) })
-	if errors.Is(err, errNoAnswer) {
+func runProgram(_ context.Context, e env, opts runOptions) int {
+	// Whoever waits in the kernel for a stuck daemon cannot be interrupted,
+	// but another thread can end the process. To ask on that one would cost
+	// every start two switches between threads.
+	stuck := time.AfterFunc(e.patience, func() {
 		mounts, _ := e.mounts() // without the list the hint is less exact
-		err = detachHint(err, mountAbove(mounts, opts.Stack))
-	}
+		err := fmt.Errorf("%w within %v", errNoAnswer, e.patience)
+		e.exit(e.runFailed(opts, detachHint(err, mountAbove(mounts, opts.Stack))))
+	})
+	node, err := e.openNode(opts.Stack)
+	stuck.Stop()
 	if err != nil {
 		return e.runFailed(opts, err)
 	}
