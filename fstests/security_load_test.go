@@ -91,6 +91,17 @@ func TestCapabilitiesAreThoseDocumented(t *testing.T) {
 			t.Fatal(when)
 		}
 	}
+	// The keeper starts beside the daemon, which does not wait for it.
+	WaitFor(t, leakTime, "the keeper has given up capabilities", func() bool {
+		files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", m.Keeper()))
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err == nil && !strings.Contains(string(text), fmt.Sprintf("CapPrm:\t%016x", keeper)) {
+				return false
+			}
+		}
+		return len(files) > 0
+	})
 	check("at first")
 	const load = `
 fd = node("lab")
