@@ -62,13 +62,22 @@ func (n *stackNode) caller(ctx context.Context) (*peer.Proc, *stacknode.Caller, 
 	return p, c, nil
 }
 
-// pend counts a request of the caller's user. Closing what was fetched from
-// a caller can take as long as that caller likes.
-func (n *stackNode) pend(c *stacknode.Caller) (done func(), err error) {
-	if done, err = n.tree.pending.Acquire(c.RealUID); err != nil {
-		return nil, fmt.Errorf("too many requests at a time: %w", syscall.EAGAIN)
+// pend describes the caller and counts the request as one of its user's
+// until done. Closing what was fetched from a caller can take as long as that
+// caller likes.
+func (n *stackNode) pend(ctx context.Context) (p *peer.Proc, c *stacknode.Caller, done func(), err error) {
+	if p, c, err = n.caller(ctx); err != nil {
+		return nil, nil, nil, err
 	}
-	return done, nil
+	release, err := n.tree.pending.Acquire(c.RealUID)
+	if err != nil {
+		p.Close()
+		return nil, nil, nil, fmt.Errorf("too many requests at a time: %w", syscall.EAGAIN)
+	}
+	return p, c, func() {
+		release()
+		p.Close()
+	}, nil
 }
 
 var kinds = map[stacknode.Kind]uint32{
@@ -122,12 +131,7 @@ func (n *stackNode) ioctlMsocket(ctx context.Context, in []byte) ([]byte, error)
 	if err := m.UnmarshalBinary(in); err != nil {
 		return nil, err
 	}
-	p, c, err := n.caller(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer p.Close()
-	done, err := n.pend(c)
+	p, c, done, err := n.pend(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -221,12 +225,7 @@ func (n *stackNode) ioctlRun(ctx context.Context, in []byte) ([]byte, error) {
 	if families == 0 {
 		return nil, fmt.Errorf("no address families: %w", syscall.EINVAL)
 	}
-	p, c, err := n.caller(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer p.Close()
-	done, err := n.pend(c)
+	p, c, done, err := n.pend(ctx)
 	if err != nil {
 		return nil, err
 	}
