@@ -19,6 +19,10 @@ var (
 	ErrPermanent    = fmt.Errorf("the stack cannot be removed: %w", syscall.EPERM)
 	ErrQuota        = fmt.Errorf("too many channels of this user: %w", syscall.EMFILE)
 	ErrUseIoctl     = fmt.Errorf("not made on a channel: %w", syscall.ESTALE)
+
+	ErrNoConn    = fmt.Errorf("no such connection: %w", syscall.ENOENT)
+	ErrPaused    = fmt.Errorf("the connection is paused already: %w", syscall.EBUSY)
+	ErrNotPaused = fmt.Errorf("the connection is not paused: %w", syscall.EINVAL)
 )
 
 // A BusyError says what keeps a stack from being removed. It matches ErrBusy.
@@ -32,3 +36,17 @@ func (e *BusyError) Error() string {
 }
 
 func (e *BusyError) Unwrap() error { return ErrBusy }
+
+// A HolderError names the process over which a caller lacks the rights that
+// a connection asks for. It means EPERM.
+type HolderError struct {
+	PID     int
+	Command string
+	Reason  string // "belongs to another user", "not dumpable"
+}
+
+func (e *HolderError) Error() string {
+	return fmt.Sprintf("process %d (%s) holds the connection and you may not trace it: %s", e.PID, e.Command, e.Reason)
+}
+
+func (e *HolderError) Unwrap() error { return syscall.EPERM }

@@ -40,6 +40,7 @@ type Grant struct {
 	UIDs, GIDs []uint32
 	Raw        bool // raw sockets of AF_INET and AF_INET6
 	Packet     bool // packet sockets
+	Checkpoint bool // connections, whoever holds them; restore of any image
 }
 
 // Covers tells whether the grant is for id.
@@ -67,6 +68,24 @@ type Spec struct {
 	Foreign  bool // kernel, fast: serve callers of other namespaces
 	Grants   []Grant
 	Netns    NetnsSpec
+	Conns    ConnsSpec
+}
+
+// A Visibility says who sees the connections of a stack.
+type Visibility string
+
+const (
+	VisibleAll Visibility = "all" // whoever may look at the node, as in /proc/net/tcp
+	VisibleOwn Visibility = "own" // everybody those of his own sockets, root all
+	VisibleOff Visibility = "off" // there are no files of connections
+)
+
+// A ConnsSpec are the options about a stack's connections.
+type ConnsSpec struct {
+	Visible Visibility // empty: VisibleAll
+	// RestoreFrom names stacks whose sealed images may be restored here by
+	// the user that they were sealed for.
+	RestoreFrom []string
 }
 
 // A NetnsSpec are the options of a netns stack. At most one of Name, PID
