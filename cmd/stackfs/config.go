@@ -28,6 +28,9 @@ type config struct {
 	// when the stack is made.
 	where func(spec stacknode.Spec, err error) error
 
+	Checkpoint checkpointEngine // how connections are saved
+	StateDir   string           // absolute path; made when first needed
+
 	Discover   bool   // named namespaces of ip-netns(8) appear by themselves
 	DiscoverAs access // with this owner and mode
 }
@@ -42,6 +45,8 @@ type access struct {
 func defaultConfiguration() *config {
 	return &config{
 		Builtin:    []stacknode.Spec{builtinSpec(stacknode.KindKernel), builtinSpec(stacknode.KindNull)},
+		Checkpoint: engineAuto,
+		StateDir:   defaultStateDir,
 		Discover:   true,
 		DiscoverAs: access{Mode: modeStack},
 	}
@@ -90,6 +95,7 @@ func parseConfig(file string, text []byte, lookup userLookup) (*config, error) {
 	if raw.Discover != nil {
 		cfg.Discover = *raw.Discover
 	}
+	src.checkpoint(raw, cfg)
 	src.access("discover_", raw.accessKeys(), lookup, &cfg.DiscoverAs)
 	names := make([]string, 0, len(raw.Stack))
 	for name := range raw.Stack {

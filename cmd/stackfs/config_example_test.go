@@ -117,7 +117,7 @@ func TestExampleWithEveryKeySetLoads(t *testing.T) {
 			continue
 		}
 		lab := cfg.Stacks[0]
-		if len(lab.Grants) != 1 || lab.Netns.Uplink == nil || len(lab.Netns.Routes) != 3 || len(lab.Netns.Sysctl) != 2 {
+		if len(lab.Grants) != 1 || !lab.Grants[0].Checkpoint || len(lab.Conns.RestoreFrom) != 1 || lab.Netns.Uplink == nil || len(lab.Netns.Routes) != 3 || len(lab.Netns.Sysctl) != 2 {
 			t.Errorf("%s: got %+v, want everything set", name, lab)
 		}
 	}

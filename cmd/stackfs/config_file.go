@@ -13,6 +13,8 @@ type fileConfig struct {
 	DiscoverMode  *string              `toml:"discover_mode"`
 	DiscoverOwner *account             `toml:"discover_owner"`
 	DiscoverGroup *account             `toml:"discover_group"`
+	Checkpoint    *string              `toml:"checkpoint"`
+	StateDir      *string              `toml:"state_dir"`
 	Stack         map[string]fileStack `toml:"stack"`
 }
 
@@ -33,6 +35,9 @@ type fileStack struct {
 	Group   *account    `toml:"group"`
 	Foreign *bool       `toml:"foreign"`
 	Grant   []fileGrant `toml:"grant"`
+
+	Connections *string  `toml:"connections"`
+	RestoreFrom []string `toml:"restore_from"`
 
 	Netns      *string     `toml:"netns"`
 	PID        *int64      `toml:"pid"`

@@ -17,7 +17,7 @@ func keysOfKind(kind stacknode.Kind) []string {
 	keys := []string{"backend", "mode", "owner", "group"}
 	switch kind {
 	case stacknode.KindKernel:
-		return append(keys, "foreign", "grant")
+		return append(keys, "foreign", "grant", "connections", "restore_from")
 	case stacknode.KindNull:
 		return keys
 	}
@@ -48,6 +48,7 @@ func (s *source) stack(key, name string, f fileStack, lookup userLookup) stackno
 	for i, g := range f.Grant {
 		spec.Grants = append(spec.Grants, s.grant(fmt.Sprintf("%s.grant[%d]", key, i), g, lookup))
 	}
+	spec.Conns = s.conns(key, name, f)
 	if kind == stacknode.KindNetns {
 		spec.Netns = s.netns(key, f)
 	}
@@ -131,7 +132,7 @@ func (s *source) grant(key string, f fileGrant, lookup userLookup) stacknode.Gra
 		s.bad(key, "is for nobody: users or groups is missing")
 	}
 	if len(f.Allow) == 0 {
-		s.bad(key, `gives nothing: allow is missing ("raw", "packet")`)
+		s.bad(key, `gives nothing: allow is missing ("raw", "packet", "checkpoint")`)
 	}
 	g.UIDs = s.accounts(key+".users", f.Users, lookup.UID)
 	g.GIDs = s.accounts(key+".groups", f.Groups, lookup.GID)
@@ -141,8 +142,10 @@ func (s *source) grant(key string, f fileGrant, lookup userLookup) stacknode.Gra
 			g.Raw = true
 		case "packet":
 			g.Packet = true
+		case "checkpoint":
+			g.Checkpoint = true
 		default:
-			s.bad(fmt.Sprintf("%s.allow[%d]", key, i), "unknown right %q%s", word, didYouMean(word, []string{"packet", "raw"}))
+			s.bad(fmt.Sprintf("%s.allow[%d]", key, i), "unknown right %q%s", word, didYouMean(word, []string{"checkpoint", "packet", "raw"}))
 		}
 	}
 	return g

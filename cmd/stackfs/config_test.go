@@ -20,6 +20,8 @@ func TestEmptyConfigurationIsTheDefault(t *testing.T) {
 			{Name: "kernel", Kind: stacknode.KindKernel, Mode: 0o755},
 			{Name: "null", Kind: stacknode.KindNull, Mode: 0o755},
 		},
+		Checkpoint: engineAuto,
+		StateDir:   "/var/lib/stackfs",
 		Discover:   true,
 		DiscoverAs: access{Mode: 0o700},
 	}
@@ -50,6 +52,8 @@ discover = false
 discover_mode = "0750"
 discover_owner = "alice"
 discover_group = 100
+checkpoint = "repair"
+state_dir = "/srv/stackfs"
 
 [stack.zoo]                       # a namespace of its own, all defaults
 
@@ -68,7 +72,7 @@ sysctl = { net.ipv4.ip_forward = 1, "net/ipv4/ping_group_range" = "0 100" }
 grant = [{ users = ["alice", 7], allow = ["raw"] }]
 [[stack.other.grant]]
 groups = ["wheel"]
-allow = ["packet", "raw"]
+allow = ["packet", "raw", "checkpoint"]
 [stack.lab.uplink]
 type = "veth"
 name = "eth1"
@@ -79,6 +83,8 @@ mtu = 9000
 
 [stack.blue]
 netns = "blue"
+connections = "own"
+restore_from = ["lab", "later"]
 [stack.pid]
 pid = 71
 [stack.path]
@@ -89,9 +95,12 @@ create = true
 uplink = { type = "macvlan", parent = "eth0" }
 [stack.host]
 backend = "kernel"
+connections = "all"
 
 [stack.kernel]
 foreign = true
+connections = "off"
+restore_from = ["lab"]
 mode = "0711"
 grant = [{ users = ["alice"], allow = ["packet"] }]
 [stack.null]
@@ -103,13 +112,17 @@ group = "net"
 	}
 	p, a := netip.MustParsePrefix, netip.MustParseAddr
 	want := &config{
+		Checkpoint: engineRepair,
+		StateDir:   "/srv/stackfs",
 		DiscoverAs: access{Mode: 0o750, UID: 1000, GID: 100},
 		Builtin: []stacknode.Spec{
-			{Name: "kernel", Kind: "kernel", Mode: 0o711, Foreign: true, Grants: []stacknode.Grant{{UIDs: []uint32{1000}, Packet: true}}},
+			{Name: "kernel", Kind: "kernel", Mode: 0o711, Foreign: true, Grants: []stacknode.Grant{{UIDs: []uint32{1000}, Packet: true}},
+				Conns: stacknode.ConnsSpec{Visible: stacknode.VisibleOff, RestoreFrom: []string{"lab"}}},
 			{Name: "null", Kind: "null", Mode: 0o755, GID: 100},
 		},
 		Stacks: []stacknode.Spec{
-			{Name: "blue", Kind: "netns", Mode: 0o700, Netns: stacknode.NetnsSpec{Name: "blue"}},
+			{Name: "blue", Kind: "netns", Mode: 0o700, Netns: stacknode.NetnsSpec{Name: "blue"},
+				Conns: stacknode.ConnsSpec{Visible: stacknode.VisibleOwn, RestoreFrom: []string{"lab", "later"}}},
 			{Name: "host", Kind: "kernel", Mode: 0o700},
 			{
 				Name: "lab", Kind: "netns", Mode: 0o750, UID: 1000, GID: 100,
@@ -136,7 +149,7 @@ group = "net"
 				Name: "mv", Kind: "netns", Mode: 0o700,
 				Netns: stacknode.NetnsSpec{Uplink: &stacknode.Uplink{Type: "macvlan", Name: "eth0", Parent: "eth0"}},
 			},
-			{Name: "other", Kind: "netns", Mode: 0o700, Grants: []stacknode.Grant{{GIDs: []uint32{10}, Packet: true, Raw: true}}},
+			{Name: "other", Kind: "netns", Mode: 0o700, Grants: []stacknode.Grant{{GIDs: []uint32{10}, Packet: true, Raw: true, Checkpoint: true}}},
 			{Name: "path", Kind: "netns", Mode: 0o700, Netns: stacknode.NetnsSpec{Path: "/proc/71/ns/net", ResolvConf: "/etc/lab.conf"}},
 			{Name: "pid", Kind: "netns", Mode: 0o700, Netns: stacknode.NetnsSpec{PID: 71}},
 			{Name: "zoo", Kind: "netns", Mode: 0o700},
@@ -200,6 +213,20 @@ func TestMistakesInAConfigurationAreNamed(t *testing.T) {
 		{"[[stack.a.grant]]\nallow = [\"raw\"]", "f:1: stack.a.grant[0]: is for nobody"},
 		{"[[stack.a.grant]]\nusers = [1]", "f:1: stack.a.grant[0]: gives nothing"},
 		{"[[stack.a.grant]]\nusers = [1]\nallow = [\"rw\"]", `f:3: stack.a.grant[0].allow[0]: unknown right "rw"`},
+		// Connections.
+		{"checkpoint = \"bfp\"", `f:1: checkpoint: unknown value "bfp" (did you mean "bpf"?)`},
+		{"checkpoint = \"\"", `f:1: checkpoint: unknown value "" (there are auto, bpf, off, repair)`},
+		{"checkpoint = true", "f:1: checkpoint: is a boolean, want a string"},
+		{"state_dir = \"state\"", `f:1: state_dir: "state" is not an absolute path`},
+		{"[stack.a]\nconnections = \"none\"", `f:2: stack.a.connections: unknown value "none" (there are all, off, own)`},
+		{"[stack.a]\nrestore_from = \"b\"", "f:2: stack.a.restore_from: is a string, want an array"},
+		{"[stack.a]\nrestore_from = [\"b\",\n\"../c\"]", `f:3: stack.a.restore_from[1]: the name "../c" has a slash`},
+		{"[stack.a]\nrestore_from = [\"tun\"]", `f:2: stack.a.restore_from[0]: the name "tun" has a meaning of its own`},
+		{"[stack.a]\nrestore_from = [\"a\"]", "f:2: stack.a.restore_from[0]: is the stack itself"},
+		{"[stack.a]\nrestore_from = [\"null\"]", "f:2: stack.a.restore_from[0]: the stack null has no connections"},
+		{"[stack.a]\nrestore_from = [\"b\", \"b\"]", "f:2: stack.a.restore_from[1]: b is there twice"},
+		{"[stack.null]\nconnections = \"all\"", `f:2: stack.null.connections: a stack of backend "null" has no such key`},
+		{"[stack.null]\nrestore_from = [\"a\"]", `f:2: stack.null.restore_from: a stack of backend "null" has no such key`},
 		// Namespaces.
 		{"[stack.a]\nnetns = \"x\"\npid = 3", "f:3: stack.a.pid: conflicts with netns: a stack is one namespace"},
 		{"[stack.a]\nnetns = \"x\"\ncreate = true", "f:3: stack.a.create: conflicts with netns"},
