@@ -41,10 +41,13 @@ func (id Identity) InGroup(gid uint32) bool {
 // A CapSet is a set of Linux capabilities, bit n for capability n.
 type CapSet uint64
 
-// Capabilities that decide about sockets. See capabilities(7).
+// Capabilities that decide about sockets and their owners. See
+// capabilities(7).
 const (
-	CapNetAdmin CapSet = 1 << 12
-	CapNetRaw   CapSet = 1 << 13
+	CapNetBindService CapSet = 1 << 10
+	CapNetAdmin       CapSet = 1 << 12
+	CapNetRaw         CapSet = 1 << 13
+	CapSysPtrace      CapSet = 1 << 19
 )
 
 // A Caller is the thread that asks for a socket, as the kernel knows it
@@ -78,9 +81,10 @@ type Details struct {
 	// namespace.
 	SameUserNS bool
 
-	// Caps are the thread's effective capabilities over its own user
-	// namespace.
-	Caps CapSet
+	// UserNS is the thread's user namespace, and Caps and Permitted its
+	// effective and permitted capabilities over that.
+	UserNS          NSID
+	Caps, Permitted CapSet
 
 	// CapsOver returns the capabilities that the thread has over the user
 	// namespace that owns netns, by the kernel's ns_capable rule.

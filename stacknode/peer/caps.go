@@ -4,23 +4,25 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"sync"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/stackfs/stackfs/stacknode"
 )
 
-var ownUserNS = sync.OnceValues(func() (stacknode.NSID, error) {
-	return statNSPath("/proc/self/ns/user")
-})
-
-// capsOver applies ns_capable(9)'s rule (security/commoncap.c,
-// cap_capable): a thread has its effective set over its own user namespace,
-// everything over a child namespace that its effective uid made, and over
-// the children of these; nothing over any other.
+// capsOver returns the capabilities that a thread of the user namespace user
+// has over the one that owns netns.
 func capsOver(netns *os.File, user stacknode.NSID, euid uint32, eff stacknode.CapSet) (stacknode.CapSet, error) {
 	ns, err := nsGetUserNS(netns)
+	return capsOverUserNS(ns, err, user, euid, eff)
+}
+
+// capsOverUserNS applies ns_capable(9)'s rule (security/commoncap.c,
+// cap_capable): a thread has its effective set over its own user namespace,
+// everything over a child namespace that its effective uid made, and over
+// the children of these; nothing over any other. It closes ns, which err is
+// about.
+func capsOverUserNS(ns *os.File, err error, user stacknode.NSID, euid uint32, eff stacknode.CapSet) (stacknode.CapSet, error) {
 	for err == nil {
 		var id, parentID stacknode.NSID
 		if id, err = statNSFile(ns); err != nil || id == user {
@@ -53,7 +55,7 @@ func capsOver(netns *os.File, user stacknode.NSID, euid uint32, eff stacknode.Ca
 		return 0, nil
 	}
 	if err != nil {
-		return 0, fmt.Errorf("owner of the network namespace: %w", err)
+		return 0, fmt.Errorf("the user namespace of what is asked for: %w", err)
 	}
 	return eff, nil
 }

@@ -84,7 +84,7 @@ type Status struct {
 	RealUID, UID, SavedUID uint32
 	RealGID, GID, SavedGID uint32
 	Groups                 []uint32
-	CapEff                 uint64
+	CapPrm, CapEff         uint64
 	Name                   string
 }
 
@@ -138,6 +138,9 @@ func parseStatus(b []byte) (Status, error) {
 				st.Groups = append(st.Groups, uint32(g))
 			}
 			seen++
+		case "CapPrm":
+			st.CapPrm, err = strconv.ParseUint(string(value), 16, 64)
+			seen++
 		case "CapEff":
 			st.CapEff, err = strconv.ParseUint(string(value), 16, 64)
 			seen++
@@ -146,8 +149,8 @@ func parseStatus(b []byte) (Status, error) {
 			return st, fmt.Errorf("line %q: %w", bytes.TrimSpace(line), err)
 		}
 	}
-	if seen != 5 {
-		return st, fmt.Errorf("not all of Tgid, Uid, Gid, Groups, CapEff are there")
+	if seen != 6 {
+		return st, fmt.Errorf("not all of Tgid, Uid, Gid, Groups, CapPrm, CapEff are there")
 	}
 	return st, nil
 }
@@ -211,19 +214,18 @@ func (p *Proc) look() (*stacknode.Details, error) {
 	if d.NetNS, err = p.NS("net"); err != nil {
 		return nil, fmt.Errorf("thread %d: %w", p.tid, err)
 	}
-	user, err := p.NS("user")
-	if err != nil {
+	if d.UserNS, err = p.NS("user"); err != nil {
 		return nil, fmt.Errorf("thread %d: %w", p.tid, err)
 	}
 	own, err := ownUserNS()
 	if err != nil {
 		return nil, err
 	}
-	d.SameUserNS = user == own
-	d.Caps = stacknode.CapSet(st.CapEff)
+	d.SameUserNS = d.UserNS == own
+	d.Caps, d.Permitted = stacknode.CapSet(st.CapEff), stacknode.CapSet(st.CapPrm)
 	d.OpenNetNS = func() (*os.File, error) { return p.OpenNS("net") }
 	d.CapsOver = func(netns *os.File) (stacknode.CapSet, error) {
-		return capsOver(netns, user, st.UID, d.Caps)
+		return capsOver(netns, d.UserNS, st.UID, d.Caps)
 	}
 	return d, nil
 }

@@ -11,7 +11,7 @@ import (
 )
 
 const statusText = "Name:\tevil: Uid:\t0\nUmask:\t0022\nTgid:\t71\nPid:\t72\nPPid:\t1\nUid:\t1000\t1001\t1002\t1003\n" +
-	"Gid:\t100\t101\t102\t103\nGroups:\t4 24 4294967294 \nCapInh:\t0000000000000000\nCapEff:\t000001ffffffffff\n"
+	"Gid:\t100\t101\t102\t103\nGroups:\t4 24 4294967294 \nCapInh:\t0000000000000000\nCapPrm:\t00000000000000ff\nCapEff:\t000001ffffffffff\n"
 
 func TestParseStatus(t *testing.T) {
 	st, err := parseStatus([]byte(statusText))
@@ -19,7 +19,7 @@ func TestParseStatus(t *testing.T) {
 		t.Fatal(err)
 	}
 	if st.TGID != 71 || st.PPID != 1 || st.RealUID != 1000 || st.UID != 1001 || st.SavedUID != 1002 ||
-		st.GID != 101 || st.CapEff != 0x1ffffffffff || !slices.Equal(st.Groups, []uint32{4, 24, 4294967294}) {
+		st.GID != 101 || st.CapPrm != 0xff || st.CapEff != 0x1ffffffffff || !slices.Equal(st.Groups, []uint32{4, 24, 4294967294}) {
 		t.Errorf("got %+v", st)
 	}
 	for _, text := range []string{"", "Uid:\t0\n", "Uid:\tx\t0\t0\t0\n", statusText[:60]} {

@@ -1,0 +1,120 @@
+package peer
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Holder is a descriptor by which a process holds a socket.
+type Holder struct {
+	PID int // thread group
+	// TID is the thread in whose file table the descriptor is, where that
+	// is not the table of the first thread; else 0.
+	TID int
+	FD  int
+}
+
+// FindHolders returns who holds the sockets with these inode numbers; nil
+// means every socket. It makes one pass over the file tables of all
+// processes, by names alone (FetchFD says why), the daemon's own too.
+//
+// A socket that is under way in an SCM_RIGHTS message, or that io_uring holds
+// for a process, is in no table.
+func FindHolders(inodes map[uint64]bool) (map[uint64][]Holder, error) {
+	proc, err := openPath(unix.AT_FDCWD, "/proc", unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return nil, err
+	}
+	defer proc.Close()
+	s := holderScan{proc: proc, want: inodes, found: map[uint64][]Holder{}}
+	pids, err := numbersIn(proc)
+	if err != nil {
+		return nil, fmt.Errorf("processes: %w", err)
+	}
+	for _, pid := range pids {
+		if err := s.process(pid); err != nil && !vanished(err) {
+			return nil, fmt.Errorf("descriptors of process %d: %w", pid, err)
+		}
+	}
+	return s.found, nil
+}
+
+// vanished tells whether err means that a process ended while it was looked
+// at, or that it is one of a user that this daemon has no rights over: what
+// that holds it cannot be asked for either.
+func vanished(err error) bool {
+	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM)
+}
+
+// A holderScan is one pass over /proc.
+type holderScan struct {
+	proc   *os.File
+	want   map[uint64]bool
+	found  map[uint64][]Holder
+	dirent [32 << 10]byte
+	tables []int // threads of the process at hand, one for each file table
+}
+
+func (s *holderScan) process(pid int) error {
+	name := strconv.Itoa(pid)
+	if err := s.table(name+"/fd", Holder{PID: pid}); err != nil {
+		return err
+	}
+	tasks, err := openAt(s.proc, name+"/task")
+	if err != nil {
+		return err
+	}
+	defer tasks.Close()
+	// Two names, "." and "..", and one for each thread.
+	if n, err := links(tasks); err == nil && n <= 3 {
+		return nil
+	}
+	tids, err := numbersIn(tasks)
+	if err != nil {
+		return err
+	}
+	s.tables = append(s.tables[:0], pid)
+	for _, tid := range tids {
+		if tid == pid || slices.ContainsFunc(s.tables, func(t int) bool { return sameFiles(t, tid) }) {
+			continue
+		}
+		err := s.table(name+"/task/"+strconv.Itoa(tid)+"/fd", Holder{PID: pid, TID: tid})
+		if err != nil && !vanished(err) {
+			return err
+		}
+		s.tables = append(s.tables, tid)
+	}
+	return nil
+}
+
+// table notes the sockets in one file table; h says whose it is.
+func (s *holderScan) table(path string, h Holder) error {
+	dir, err := openAt(s.proc, path)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return eachSocket(dir, s.dirent[:], func(fd int, inode uint64) {
+		if s.want == nil || s.want[inode] {
+			h.FD = fd
+			s.found[inode] = append(s.found[inode], h)
+		}
+	})
+}
+
+// numbersIn returns the names of dir that are numbers.
+func numbersIn(dir *os.File) ([]int, error) {
+	names, err := dir.Readdirnames(-1)
+	numbers := make([]int, 0, len(names))
+	for _, name := range names {
+		if n, err := strconv.Atoi(name); err == nil {
+			numbers = append(numbers, n)
+		}
+	}
+	return numbers, err
+}
