@@ -13,6 +13,7 @@ const (
 	IocInfo    = 0xc06853c1
 	IocMsocket = 0xc03053c2
 	IocRun     = 0xc02853c3
+	IocRestore = 0xc02053c4
 )
 
 // Sizes of the structures in bytes.
@@ -21,6 +22,7 @@ const (
 	SizeInfo    = 104
 	SizeMsocket = 48
 	SizeRun     = 40
+	SizeRestore = 32
 	SizeChanReq = 24
 	SizeChanRep = 16
 )
@@ -169,6 +171,36 @@ func (r *Run) UnmarshalReply(b []byte) error {
 	}
 	r.ListenerFD, r.Flags = int32(native.Uint32(b)), native.Uint32(b[4:])
 	r.Families, r.Ticket = native.Uint64(b[8:]), native.Uint64(b[16:])
+	return nil
+}
+
+// MarshalBinary encodes r.
+func (r *Restore) MarshalBinary() ([]byte, error) {
+	b := make([]byte, 0, SizeRestore)
+	b = native.AppendUint64(b, r.ReplyCookie)
+	b = native.AppendUint32(b, uint32(r.ReplyFD))
+	b = native.AppendUint32(b, r.Flags)
+	return b[:SizeRestore], nil
+}
+
+// UnmarshalBinary decodes a request.
+func (r *Restore) UnmarshalBinary(b []byte) error {
+	if err := r.UnmarshalReply(b); err != nil {
+		return err
+	}
+	if r.Flags != 0 {
+		return fmt.Errorf("stackfs_restore: unknown flags %#x: %w", r.Flags, syscall.EINVAL)
+	}
+	return checkZero(b[16:], "stackfs_restore")
+}
+
+// UnmarshalReply decodes an answer.
+func (r *Restore) UnmarshalReply(b []byte) error {
+	if err := checkSize(b, SizeRestore, "stackfs_restore"); err != nil {
+		return err
+	}
+	r.ReplyCookie = native.Uint64(b)
+	r.ReplyFD, r.Flags = int32(native.Uint32(b[8:])), native.Uint32(b[12:])
 	return nil
 }
 

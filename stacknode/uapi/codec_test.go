@@ -35,6 +35,7 @@ var requests = []struct {
 	{"Info", info, func() request { return new(Info) }, memory(info), [][2]int{{88, 104}}},
 	{"Msocket", msocket, func() request { return new(Msocket) }, memory(msocket), [][2]int{{13, 16}, {32, 48}}},
 	{"Run", run, func() request { return new(Run) }, memory(run), [][2]int{{4, 8}, {24, 40}}},
+	{"Restore", restore, func() request { return new(Restore) }, memory(restore), [][2]int{{12, 32}}},
 	{"ChanReq", chanReq, func() request { return new(ChanReq) }, memory(chanReq), [][2]int{{4, 8}, {20, 24}}},
 }
 
@@ -43,6 +44,7 @@ var (
 	info    = &Info{Kind: KindNetns, Flags: InfoForeign, Families: 1<<2 | 1<<10, NetnsCookie: 0x1122334455667788, Name: [64]byte{'l', 'a', 'b', 63: 'x'}}
 	msocket = &Msocket{Domain: 10, Type: -1, Protocol: 262, Flags: MsocketMake, ReplyCookie: 0x8877665544332211, ReplyFD: -2, Result: ResultSelf}
 	run     = &Run{ListenerFD: -1, Families: 1 << 63, Ticket: 0x0102030405060708}
+	restore = &Restore{ReplyCookie: 0x1020304050607080, ReplyFD: -3}
 	chanReq = &ChanReq{Seq: 0x80000001, Domain: 2, Type: 1 | 0x80000, Protocol: -6}
 	chanRep = &ChanRep{Seq: 7, Error: -22, Flags: ChanClosed, Resv: 9}
 )
@@ -161,6 +163,7 @@ func FuzzVersion(f *testing.F) { fuzz(f, "Version") }
 func FuzzInfo(f *testing.F)    { fuzz(f, "Info") }
 func FuzzMsocket(f *testing.F) { fuzz(f, "Msocket") }
 func FuzzRun(f *testing.F)     { fuzz(f, "Run") }
+func FuzzRestore(f *testing.F) { fuzz(f, "Restore") }
 func FuzzChanReq(f *testing.F) { fuzz(f, "ChanReq") }
 
 func FuzzChanRep(f *testing.F) {

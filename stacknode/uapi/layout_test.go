@@ -28,6 +28,7 @@ var mirrors = []struct {
 	{"stackfs_info", reflect.TypeFor[Info](), SizeInfo},
 	{"stackfs_msocket", reflect.TypeFor[Msocket](), SizeMsocket},
 	{"stackfs_run", reflect.TypeFor[Run](), SizeRun},
+	{"stackfs_restore", reflect.TypeFor[Restore](), SizeRestore},
 	{"stackfs_chan_req", reflect.TypeFor[ChanReq](), SizeChanReq},
 	{"stackfs_chan_rep", reflect.TypeFor[ChanRep](), SizeChanRep},
 }
@@ -39,6 +40,7 @@ var constants = []struct {
 }{
 	{"STACKFS_ABI_MAJOR", ABIMajor},
 	{"STACKFS_ABI_MINOR", ABIMinor},
+	{"STACKFS_FEATURE_CONNS", FeatureConns},
 	{"STACKFS_KIND_KERNEL", KindKernel},
 	{"STACKFS_KIND_NETNS", KindNetns},
 	{"STACKFS_KIND_NULL", KindNull},
@@ -55,6 +57,7 @@ var constants = []struct {
 	{"STACKFS_IOC_INFO", IocInfo},
 	{"STACKFS_IOC_MSOCKET", IocMsocket},
 	{"STACKFS_IOC_RUN", IocRun},
+	{"STACKFS_IOC_RESTORE", IocRestore},
 }
 
 // goLayout is what layout.c prints, as the Go mirror has it.
@@ -258,6 +261,7 @@ func TestCommandsCarryTheirStructure(t *testing.T) {
 		"STACKFS_IOC_INFO":    {IocInfo, 0xc1, SizeInfo},
 		"STACKFS_IOC_MSOCKET": {IocMsocket, 0xc2, SizeMsocket},
 		"STACKFS_IOC_RUN":     {IocRun, 0xc3, SizeRun},
+		"STACKFS_IOC_RESTORE": {IocRestore, 0xc4, SizeRestore},
 	} {
 		if want := uint32(readWrite)<<30 | c.size<<16 | 'S'<<8 | c.nr; c.cmd != want {
 			t.Errorf("%s: got %#x, want %#x", name, c.cmd, want)

@@ -3,7 +3,8 @@
  * stackfs.h: the node ABI of stackfs, for every language.
  *
  * A stack is a directory of a stackfs mount. Open it for reading (this is
- * the permission check: EACCES) and issue the ioctls below on it.
+ * the permission check: EACCES) and issue the ioctls below on it, but for
+ * STACKFS_IOC_RESTORE.
  *
  * Nothing here holds a pointer, a bitfield or a long, every structure has
  * the same layout on 32 and 64 bit, and every reserved field must be zero
@@ -17,19 +18,23 @@
 #include <linux/types.h>
 
 #define STACKFS_ABI_MAJOR	1
-#define STACKFS_ABI_MINOR	0
+#define STACKFS_ABI_MINOR	1
 
 /*
  * STACKFS_IOC_VERSION: ask for the ABI of the daemon. Issue it first: any
  * other file system answers ENOTTY. A client works with every minor number
- * of the major number that it was built for.
+ * of the major number that it was built for, and looks at the features
+ * before it uses what a later minor number brought.
  */
 struct stackfs_version {
 	__u32 major;			/* out: STACKFS_ABI_MAJOR */
 	__u32 minor;			/* out: STACKFS_ABI_MINOR */
-	__aligned_u64 features;		/* out: none defined yet */
+	__aligned_u64 features;		/* out: STACKFS_FEATURE_* */
 	__u32 resv[4];
 };
+
+/* version.features */
+#define STACKFS_FEATURE_CONNS	(1U << 0) /* connections are files; STACKFS_IOC_RESTORE (minor 1) */
 
 /* Kinds of stacks, as the file "type" of the node names them. */
 #define STACKFS_KIND_KERNEL	1	/* the host's own stack */
@@ -129,10 +134,40 @@ struct stackfs_run {
 };
 #define STACKFS_RUN_DOMAIN	0x73746b66
 
+/*
+ * STACKFS_IOC_RESTORE: make a socket of this stack from the image of a
+ * connection. Since minor 1 (STACKFS_FEATURE_CONNS).
+ *
+ * This one is issued not on the directory but on its file "restore", opened
+ * for writing, after the whole image was written to that same open file.
+ * (STACKFS_IOC_VERSION works there, too.) The socket is sent as by
+ * STACKFS_IOC_MSOCKET: a struct stackfs_chan_rep with seq 0 and
+ * STACKFS_CHAN_CLOSED, and the socket (SCM_RIGHTS), wait on the end of the
+ * pair that the caller kept. After a failure reading the open file gives the
+ * reason in words ("error: ..."), and the image is still there for another
+ * try; a failure is never seen by the peer of the connection.
+ *
+ * EINVAL: what was written is no image, or not a whole one, or an unknown
+ * flag. EPERM: without CAP_NET_ADMIN over the stack the caller may restore
+ * only what this installation sealed for him. EACCES: as
+ * STACKFS_IOC_MSOCKET, or the caller may not bind the address or port.
+ * EADDRNOTAVAIL: the stack has not the local address. EADDRINUSE: there is
+ * such a connection, or somebody listens. EBUSY: another call on this open
+ * file is at work. EBADF, ENOTSOCK, EPROTOTYPE, EMFILE, EAGAIN, ENODEV: as
+ * STACKFS_IOC_MSOCKET. EINTR: a signal came, nothing was done.
+ */
+struct stackfs_restore {
+	__aligned_u64 reply_cookie;	/* in: SO_COOKIE of reply_fd */
+	__s32 reply_fd;			/* in: the end of the pair to give away */
+	__u32 flags;			/* in: none defined yet */
+	__u32 resv[4];
+};
+
 #define STACKFS_IOC_VERSION	_IOWR('S', 0xc0, struct stackfs_version)
 #define STACKFS_IOC_INFO	_IOWR('S', 0xc1, struct stackfs_info)
 #define STACKFS_IOC_MSOCKET	_IOWR('S', 0xc2, struct stackfs_msocket)
 #define STACKFS_IOC_RUN		_IOWR('S', 0xc3, struct stackfs_run)
+#define STACKFS_IOC_RESTORE	_IOWR('S', 0xc4, struct stackfs_restore)
 
 /*
  * The channel. One message, one request; the answers come in order. A

@@ -8,7 +8,7 @@ import "structs"
 // ABI version that this package speaks.
 const (
 	ABIMajor = 1
-	ABIMinor = 0
+	ABIMinor = 1
 )
 
 // Kinds of stacks.
@@ -21,6 +21,8 @@ const (
 
 // Flags and results.
 const (
+	FeatureConns = 1 << 0
+
 	InfoSelf    = 1 << 0
 	InfoForeign = 1 << 1
 	InfoEtc     = 1 << 2
@@ -82,6 +84,15 @@ type Run struct {
 	Families   uint64
 	Ticket     uint64
 	Resv       [4]uint32
+}
+
+// Restore is the argument of IocRestore.
+type Restore struct {
+	_           structs.HostLayout
+	ReplyCookie uint64
+	ReplyFD     int32
+	Flags       uint32
+	Resv        [4]uint32
 }
 
 // ChanReq asks for a further socket on a channel.

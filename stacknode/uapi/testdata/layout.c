@@ -50,6 +50,12 @@ int main(void)
 	FIELD(stackfs_run, ticket);
 	FIELD(stackfs_run, resv);
 
+	STRUCT(stackfs_restore);
+	FIELD(stackfs_restore, reply_cookie);
+	FIELD(stackfs_restore, reply_fd);
+	FIELD(stackfs_restore, flags);
+	FIELD(stackfs_restore, resv);
+
 	STRUCT(stackfs_chan_req);
 	FIELD(stackfs_chan_req, seq);
 	FIELD(stackfs_chan_req, flags);
@@ -66,6 +72,7 @@ int main(void)
 
 	CONSTANT(STACKFS_ABI_MAJOR);
 	CONSTANT(STACKFS_ABI_MINOR);
+	CONSTANT(STACKFS_FEATURE_CONNS);
 	CONSTANT(STACKFS_KIND_KERNEL);
 	CONSTANT(STACKFS_KIND_NETNS);
 	CONSTANT(STACKFS_KIND_NULL);
@@ -82,5 +89,6 @@ int main(void)
 	CONSTANT(STACKFS_IOC_INFO);
 	CONSTANT(STACKFS_IOC_MSOCKET);
 	CONSTANT(STACKFS_IOC_RUN);
+	CONSTANT(STACKFS_IOC_RESTORE);
 	return 0;
 }
