@@ -69,7 +69,9 @@ func Mount(dir string, o Options) (*Server, error) {
 	srv, err := fs.Mount(dir, root, &fs.Options{
 		EntryTimeout: &timeout,
 		AttrTimeout:  &timeout,
-		Logger:       slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
+		// Else go-fuse makes 0755 of mode 0000.
+		NullPermissions: true,
+		Logger:          slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
 		MountOptions: fuse.MountOptions{
 			FsName:            o.Source,
 			Name:              "stackfs",

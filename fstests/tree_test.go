@@ -250,6 +250,14 @@ func TestModeDecidesWhoMayUseStack(t *testing.T) {
 	if st := m.Status("lab"); st["mode"] != "0700" || st["owner"] != "1701" || st["group"] != "1702" {
 		t.Errorf("status %v", st)
 	}
+	// Mode 0000 is no mode to be replaced by another.
+	must(os.Chmod(lab, 0))
+	time.Sleep(1500 * time.Millisecond) // until the kernel asks again
+	if got := modeOf(t, lab); got != fs.ModeDir {
+		t.Errorf("mode %v, want d---------", got)
+	}
+	check("0000", alice, Nobody, nil, false)
+	must(os.Chmod(lab, 0o700))
 	// The owner may change the mode, others may not.
 	RunCmd(t, AsUser(Command(t, 10*time.Second, "chmod", "0711", lab), alice, Nobody))
 	if got := modeOf(t, lab); got != fs.ModeDir|0o711 {
