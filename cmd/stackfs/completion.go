@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -82,6 +83,45 @@ func completeStacks(e env, n int) cobra.CompletionFunc {
 		}
 		return nil, cobra.ShellCompDirectiveFilterDirs
 	}
+}
+
+// completeConns completes a stack and then up to n of its connections, any
+// number if n is negative.
+func completeConns(e env, n int) cobra.CompletionFunc {
+	stacks := completeStacks(e, 1)
+	return func(c *cobra.Command, args []string, word string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		if len(args) == 0 {
+			return stacks(c, args, word)
+		}
+		if n >= 0 && len(args) > n {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return e.connNames(c.Context(), args, word), cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// maxConnNames bounds the connections that a shell is offered.
+const maxConnNames = 1000
+
+// connNames returns the connections of the stack args[0] that are not in args
+// and that word can become, with what they are.
+func (e env) connNames(ctx context.Context, args []string, word string) []cobra.Completion {
+	e.patience = completionPatience
+	stack, err := e.stackPath(args[0])
+	if err != nil {
+		return nil
+	}
+	rows, _ := e.readConns(ctx, stack) // without the table there is nothing to offer
+	var fit []cobra.Completion
+	for _, r := range rows {
+		if len(fit) == maxConnNames {
+			break
+		}
+		if r.Cookie != "" && strings.HasPrefix(r.Cookie, word) && stateOf(r.State) != stListen && !slices.Contains(args[1:], r.Cookie) {
+			fit = append(fit, cobra.CompletionWithDesc(r.Cookie, clean(r.Local)+" "+clean(r.Remote)+" "+r.State))
+		}
+	}
+	return fit
 }
 
 // completeRun completes the stack, then whatever the shell completes.

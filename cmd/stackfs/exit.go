@@ -75,7 +75,7 @@ func exitCode(err error) int {
 		return exitBusy
 	case errors.Is(err, errNoAnswer), errors.Is(err, syscall.ENOTCONN), errors.Is(err, syscall.ECONNABORTED):
 		return exitNoDaemon
-	case errors.Is(err, errNotServed), errors.Is(err, errNoStack), errors.Is(err, os.ErrNotExist):
+	case errors.Is(err, errNotServed), errors.Is(err, errNoStack), errors.Is(err, errNoConn), errors.Is(err, os.ErrNotExist):
 		return exitNotFound
 	case errors.Is(err, os.ErrPermission):
 		return exitNotAllowed

@@ -29,6 +29,7 @@ type env struct {
 
 	users     userLookup
 	mountinfo string        // the file that lists the mounts: proc(5)
+	proc      string        // where processes are found: procfs
 	config    string        // the configuration that mount and check take unasked
 	patience  time.Duration // how long a daemon may take to answer a read
 
@@ -58,6 +59,7 @@ func processEnv() env {
 		isTerminal: isTerminal,
 		users:      systemUsers{},
 		mountinfo:  "/proc/self/mountinfo",
+		proc:       "/proc",
 		config:     defaultConfig,
 		patience:   5 * time.Second,
 		openCtl:    openCtl,

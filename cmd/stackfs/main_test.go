@@ -33,6 +33,7 @@ func newCLI(t testing.TB) *cli {
 		isTerminal: func(io.Writer) bool { return false },
 		users:      testUsers{},
 		mountinfo:  filepath.Join(t.TempDir(), "mountinfo"),
+		proc:       t.TempDir(),
 		config:     filepath.Join(t.TempDir(), "stackfs.toml"),
 		patience:   10 * time.Second,
 		openCtl:    func(path string) (io.ReadWriteCloser, error) { return nil, fmt.Errorf("open %s in a test", path) },

@@ -45,6 +45,7 @@ func newRoot(e env) *cobra.Command {
 		newLsCmd(e), newStatusCmd(e),
 		newAddCmd(e), newRmCmd(e), newReloadCmd(e),
 		newRunCmd(e), newCheckCmd(e),
+		newConnsCmd(e),
 		newCompletionCmd(e), newVersionCmd(e),
 	)
 	return root
