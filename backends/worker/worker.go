@@ -203,7 +203,7 @@ func (w *Worker) rights(caller *stacknode.Details, domain, typ int) (stacknode.C
 	default:
 		return 0, nil
 	}
-	has, err := w.capsOver(caller)
+	has, err := w.CapsOver(caller)
 	if err != nil {
 		return 0, err
 	}
@@ -218,16 +218,42 @@ func (w *Worker) rights(caller *stacknode.Details, domain, typ int) (stacknode.C
 	return want & has, nil
 }
 
-func (w *Worker) capsOver(caller *stacknode.Details) (stacknode.CapSet, error) {
+// CapsOver returns the capabilities that caller has over the user namespace
+// that owns the worker's.
+func (w *Worker) CapsOver(caller *stacknode.Details) (caps stacknode.CapSet, err error) {
+	err = w.withNetNS(func(f *os.File) error {
+		caps, err = caller.CapsOver(f)
+		return err
+	})
+	return caps, err
+}
+
+// Ours tells whether the daemon's own user namespace owns the worker's
+// network namespace.
+func (w *Worker) Ours() (ours bool, err error) {
+	err = w.withNetNS(func(f *os.File) error {
+		ours, err = peer.OwnsNetNS(f)
+		return err
+	})
+	return ours, err
+}
+
+// withNetNS calls fn with the namespace, which fn borrows. Returns
+// stacknode.ErrClosed after Close.
+func (w *Worker) withNetNS(fn func(f *os.File) error) error {
+	if err := w.enter(); err != nil {
+		return err
+	}
+	defer w.calls.Done()
 	if w.ns != nil {
-		return caller.CapsOver(w.ns)
+		return fn(w.ns)
 	}
 	own, err := os.Open("/proc/self/ns/net")
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer own.Close()
-	return caller.CapsOver(own)
+	return fn(own)
 }
 
 // Close ends every channel and run and waits until no thread is left in

@@ -59,3 +59,22 @@ func capsOverUserNS(ns *os.File, err error, user stacknode.NSID, euid uint32, ef
 	}
 	return eff, nil
 }
+
+// OwnsNetNS tells whether the daemon's user namespace is the one that owns
+// netns.
+func OwnsNetNS(netns *os.File) (bool, error) {
+	own, err := ownUserNS()
+	if err != nil {
+		return false, err
+	}
+	ns, err := nsGetUserNS(netns)
+	if errors.Is(err, unix.EPERM) {
+		return false, nil // one above the daemon's
+	}
+	if err != nil {
+		return false, err
+	}
+	defer ns.Close()
+	id, err := statNSFile(ns)
+	return id == own, err
+}

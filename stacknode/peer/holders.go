@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -117,4 +118,23 @@ func numbersIn(dir *os.File) ([]int, error) {
 		}
 	}
 	return numbers, err
+}
+
+// Command returns the name of a process, as ps(1) shows it and without what
+// would upset a terminal. It is empty if there is no such process.
+func Command(pid int) string {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/comm")
+	if err != nil {
+		return ""
+	}
+	return printable(strings.TrimSuffix(string(b), "\n"))
+}
+
+func printable(name string) string {
+	return strings.Map(func(r rune) rune {
+		if strconv.IsPrint(r) {
+			return r
+		}
+		return '?'
+	}, name)
 }

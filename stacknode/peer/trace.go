@@ -37,6 +37,21 @@ func TracerOf(caller *stacknode.Caller) (Tracer, error) {
 	}, nil
 }
 
+// Self returns the tracer that the daemon itself is, for callers who were
+// granted what they lack.
+func Self() (Tracer, error) {
+	p, err := Open(os.Getpid())
+	if err != nil {
+		return Tracer{}, err
+	}
+	defer p.Close()
+	c, err := p.Caller()
+	if err != nil {
+		return Tracer{}, err
+	}
+	return TracerOf(c)
+}
+
 // All tells whether the tracer may trace every process: it has
 // CAP_SYS_PTRACE over the daemon's own user namespace.
 func (t Tracer) All() bool {
@@ -76,7 +91,7 @@ func (t Tracer) may(p *Proc) error {
 		return err
 	}
 	if why := t.refusal(target); why != "" {
-		return &stacknode.HolderError{PID: st.TGID, Command: st.Name, Reason: why}
+		return &stacknode.HolderError{PID: st.TGID, Command: printable(st.Name), Reason: why}
 	}
 	return nil
 }
