@@ -38,27 +38,18 @@ func (e env) showConns(ctx context.Context, refs []connRef, asJSON bool) error {
 	return nil
 }
 
-// writeConnInfo writes an array with an object for each connection. That of
-// a listener, which has no file info, is made of its status.
+// writeConnInfo writes an array with an object for each connection.
 func (e env) writeConnInfo(ctx context.Context, refs []connRef) error {
-	objects := make([]any, len(refs))
+	objects := make([]json.RawMessage, len(refs))
 	for i, ref := range refs {
 		ref, text, err := e.readDetails(ctx, ref, "info")
 		if err != nil {
 			return err
 		}
-		if ref.dir == nameConns {
-			if !json.Valid([]byte(text)) {
-				return &connError{ref.id, errors.New("what the daemon tells of it is not JSON")}
-			}
-			objects[i] = json.RawMessage(text)
-			continue
+		if !json.Valid([]byte(text)) {
+			return &connError{ref.id, errors.New("what the daemon tells of it is not JSON")}
 		}
-		object := map[string]any{}
-		for _, l := range parseStatus(text) {
-			object[l.Key] = jsonValue(l.Key, l.Value)
-		}
-		objects[i] = object
+		objects[i] = json.RawMessage(text)
 	}
 	enc := json.NewEncoder(e.stdout)
 	enc.SetEscapeHTML(false)
@@ -66,17 +57,13 @@ func (e env) writeConnInfo(ctx context.Context, refs []connRef) error {
 	return enc.Encode(objects)
 }
 
-// readDetails returns a file of a connection. Where there is none of that
-// number it is the file status of the listener, which has one of the same
-// kind; the connRef that is returned tells which of both it is.
+// readDetails returns a file of a connection or, where there is none of that
+// number, of the listener: both have them. It also tells which of both.
 func (e env) readDetails(ctx context.Context, ref connRef, file string) (connRef, string, error) {
-	if ref.dir == nameListeners {
-		file = "status"
-	}
 	text, err := e.readConnFile(ctx, ref, file)
 	if errors.Is(err, errNoConn) && ref.dir == nameConns {
 		listener := connRef{ref.stack, nameListeners, ref.id}
-		if text, lerr := e.readConnFile(ctx, listener, "status"); lerr == nil {
+		if text, lerr := e.readConnFile(ctx, listener, file); lerr == nil {
 			return listener, text, nil
 		}
 	}

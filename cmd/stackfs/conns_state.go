@@ -35,6 +35,8 @@ const (
 	stConnected    = stAll &^ (stListen | stClose)
 	stSynchronized = stConnected &^ stSynSent
 	stBig          = stAll &^ stBucket
+	// stSaveable is soccr.State.Saveable.
+	stSaveable = stEstablished | stSynSent | stFinWait1 | stFinWait2 | stClose | stCloseWait | stLastAck | stClosing
 )
 
 // stateOf returns the bit of a state as the file connections names it.

@@ -35,6 +35,7 @@ func (c *cli) conns(dir, name, table string) string {
 		"conns/4097/info":     `{"cookie": 4097, "state": "established"}`,
 		"conns/4097/local":    "192.0.2.1:80\n",
 		"listeners/77/status": "local: [::]:80\nbacklog: 128\n",
+		"listeners/77/info":   `{"local": "[::]:80", "backlog": 128}`,
 	} {
 		path := filepath.Join(node, file)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -197,7 +198,7 @@ func TestConnDetails(t *testing.T) {
 	var got []map[string]any
 	err := json.Unmarshal(c.stdout.Bytes(), &got)
 	if err != nil || len(got) != 2 || got[0]["cookie"] != 4097.0 || got[1]["backlog"] != 128.0 {
-		t.Errorf("got %v, %v, want the file info and the status", got, err)
+		t.Errorf("got %v, %v, want what the files info have", got, err)
 	}
 }
 

@@ -51,6 +51,12 @@ func openCtl(path string) (io.ReadWriteCloser, error) {
 // the file.
 func orderNow(f io.ReadWriteCloser, line string) (string, error) {
 	defer f.Close()
+	return converse(f, line)
+}
+
+// converse writes one line to an open file that takes orders and returns the
+// answer, without the "ok".
+func converse(f io.ReadWriter, line string) (string, error) {
 	_, werr := io.WriteString(f, line+"\n")
 	// The text of a refusal is there whether or not the write carried its
 	// errno.

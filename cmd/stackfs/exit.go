@@ -18,6 +18,10 @@ const (
 	exitNotAllowed = 6 // the caller lacks the right (EACCES, EPERM)
 	exitNoDaemon   = 7 // the daemon is gone or does not answer
 
+	exitNotSaveable = 8  // the connection cannot be saved, by what it is
+	exitPartly      = 9  // checkpoint --all: some connections were not saved
+	exitNotWritten  = 10 // the image could not be written: disk full, for example
+
 	// stackfs run returns what the program returns, 128 plus the number of
 	// the signal that ended it, or as env(1):
 	exitRunFailed   = 125 // stackfs failed and the program was not started
@@ -63,14 +67,20 @@ var (
 // exitCode maps an error to the code that scripts see.
 func exitCode(err error) int {
 	var (
-		usage  *usageError
-		config *configError
+		usage     *usageError
+		config    *configError
+		unwritten *writeError
+		conn      *connError
 	)
 	switch {
 	case errors.As(err, &usage):
 		return exitUsage
 	case errors.As(err, &config):
 		return exitConfig
+	case errors.As(err, &unwritten):
+		return exitNotWritten
+	case errors.As(err, &conn) && errors.Is(err, syscall.EOPNOTSUPP):
+		return exitNotSaveable
 	case errors.Is(err, syscall.EBUSY):
 		return exitBusy
 	case errors.Is(err, errNoAnswer), errors.Is(err, syscall.ENOTCONN), errors.Is(err, syscall.ECONNABORTED):

@@ -115,7 +115,7 @@ func TestManPageHasEveryExitCode(t *testing.T) {
 	want := map[string]bool{}
 	for _, code := range []int{
 		exitOK, exitFailed, exitUsage, exitConfig, exitBusy, exitNotFound, exitNotAllowed, exitNoDaemon,
-		exitRunFailed, exitNotRunnable, exitNoProgram,
+		exitNotSaveable, exitPartly, exitNotWritten, exitRunFailed, exitNotRunnable, exitNoProgram,
 	} {
 		want[fmt.Sprint(code)] = true
 	}
