@@ -6,8 +6,9 @@ set -eu
 
 packages_build="gcc libc6-dev make"
 packages_demo="iproute2 curl python3-minimal"
-packages_test="iproute2 curl python3-minimal gcc-multilib libc6-dev-i386 iperf3 nginx-light busybox-static
-	nscd iputils-ping procps util-linux attr pkg-config kmod netbase mandoc criu"
+packages_test="iproute2 curl python3 gcc-multilib libc6-dev-i386 iperf3 nginx-light busybox-static
+	nscd iputils-ping procps util-linux attr pkg-config kmod netbase mandoc criu
+	wrk redis-server redis-tools strace"
 packages_lint="gcc-multilib libc6-dev-i386 shellcheck mandoc"
 packages_bench="iproute2 iperf3 util-linux procps"
 
