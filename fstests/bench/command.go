@@ -21,13 +21,14 @@ type command struct {
 	argv  []string
 	env   []string // in addition to ours
 	netns string   // path of its network namespace; empty: that of the bench
+	stdin io.Reader
 }
 
 // start starts the program; ctx ends it.
 func (c command) start(ctx context.Context, stdout, stderr io.Writer) (*exec.Cmd, error) {
 	cmd := exec.CommandContext(ctx, c.argv[0], c.argv[1:]...)
 	cmd.Env = append(os.Environ(), c.env...)
-	cmd.Stdout, cmd.Stderr = stdout, stderr
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = c.stdin, stdout, stderr
 	cmd.WaitDelay = time.Second // a daemon may have inherited the pipes
 	err := onThread(func() error {
 		if c.netns != "" {

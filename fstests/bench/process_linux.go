@@ -78,15 +78,25 @@ func cpuTicks(pid int) (float64, error) {
 }
 
 // rssKiB returns VmRSS of proc_pid_status(5).
-func rssKiB(pid int) (float64, error) {
+func rssKiB(pid int) (float64, error) { return statusKiB(pid, "VmRSS") }
+
+// peakKiB returns the most that VmRSS has been since resetPeak.
+func peakKiB(pid int) (float64, error) { return statusKiB(pid, "VmHWM") }
+
+// resetPeak forgets the peak of a process; see proc_pid_clear_refs(5).
+func resetPeak(pid int) error {
+	return os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0)
+}
+
+func statusKiB(pid int, field string) (float64, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0, err
 	}
 	for line := range strings.Lines(string(text)) {
-		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+		if rest, ok := strings.CutPrefix(line, field+":"); ok {
 			return strconv.ParseFloat(strings.TrimSuffix(strings.TrimSpace(rest), " kB"), 64)
 		}
 	}
-	return 0, fmt.Errorf("%d: no VmRSS", pid)
+	return 0, fmt.Errorf("%d: no %s", pid, field)
 }

@@ -28,6 +28,9 @@ type site struct {
 	build   string // directory of stackfs and libmsocket.so
 	bin     string // directory of the C programs
 	daemons map[string]*daemon
+
+	farms  []*tended // programs that hold connections
+	farmed int       // how many sockets they have
 }
 
 func newSite(ctx context.Context, opts options) (*site, error) {
@@ -50,8 +53,11 @@ func newSite(ctx context.Context, opts options) (*site, error) {
 	return s, s.makeNetworks(ctx)
 }
 
-// close ends the daemons. The namespaces go with the process.
+// close ends the farms and the daemons. The namespaces go with the process.
 func (s *site) close() {
+	for _, p := range s.farms {
+		p.end()
+	}
 	for _, d := range s.daemons {
 		d.stop()
 	}

@@ -21,6 +21,8 @@ func trials() []trial {
 	all = append(all, syscallTrials()...)
 	all = append(all, dataTrials()...)
 	all = append(all, startTrials()...)
+	all = append(all, connsTrials()...)
+	all = append(all, connsListTrials()...)
 	return append(all, scaleTrials()...)
 }
 
