@@ -8,8 +8,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// inNetNSOf runs fn on a thread in the network namespace of a socket. fn
-// starts no goroutine. Where that is the caller's own it only costs looking.
+// inNetNSOf runs fn, which starts no goroutine, in the network namespace of
+// a socket: on the calling thread, so with its credentials. Where that is
+// in the namespace already it only costs looking. A thread that cannot go
+// home stays locked to the calling goroutine and ends with it.
 func inNetNSOf(fd int, fn func() error) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -30,23 +32,15 @@ func inNetNSOf(fd int, fn func() error) error {
 	if same {
 		return fn()
 	}
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		if err := unix.Setns(there, unix.CLONE_NEWNET); err != nil {
-			runtime.UnlockOSThread()
-			done <- os.NewSyscallError("setns", err)
-			return
-		}
-		err := fn()
-		if herr := unix.Setns(home, unix.CLONE_NEWNET); herr != nil {
-			err = errors.Join(err, os.NewSyscallError("setns back", herr)) // still locked: the runtime ends the thread
-		} else {
-			runtime.UnlockOSThread()
-		}
-		done <- err
-	}()
-	return <-done
+	if err := unix.Setns(there, unix.CLONE_NEWNET); err != nil {
+		return os.NewSyscallError("setns", err)
+	}
+	err = fn()
+	if herr := unix.Setns(home, unix.CLONE_NEWNET); herr != nil {
+		runtime.LockOSThread() // once more than it is unlocked
+		return errors.Join(err, os.NewSyscallError("setns back", herr))
+	}
+	return err
 }
 
 func sameFile(a, b int) (bool, error) {

@@ -68,7 +68,8 @@ const (
 // field (6.18) for those who read it there, where it is not what the name
 // says or is kept in another unit.
 var options = [...]OptionName{
-	{"IPV6_V6ONLY", ip6, unix.IPV6_V6ONLY, KindBool, FlagInet6, beforeBind},                // sk_ipv6only
+	// Binding to an address that is not v4-mapped sets it too.
+	{"IPV6_V6ONLY", ip6, unix.IPV6_V6ONLY, KindBool, FlagInet6 | FlagAuto, beforeBind},     // sk_ipv6only
 	{"SO_REUSEPORT", sock, unix.SO_REUSEPORT, KindBool, 0, beforeBind},                     // sk_reuseport
 	{"SO_MARK", sock, unix.SO_MARK, KindUint, 0, beforeBind},                               // sk_mark
 	{"SO_DONTROUTE", sock, unix.SO_DONTROUTE, KindBool, 0, beforeBind},                     // SOCK_LOCALROUTE

@@ -63,6 +63,8 @@ func mustSockaddr(t testing.TB, fd int, addr string, port uint16) unix.Sockaddr 
 	return sa
 }
 
+func mustAddrPort(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
+
 // listen returns a listener on the address and its port.
 func listen(t testing.TB, domain int, addr string) (fd int, port uint16) {
 	t.Helper()
@@ -243,11 +245,11 @@ func (p *pair) reach(state State) (hear func()) {
 		half(p.a)
 	case CloseWait:
 		half(p.b)
-		waitState(p.t, p.a, CloseWait)
+		waitState(p.t, p.b, FinWait2)
 		fill()
 	case LastAck:
 		half(p.b)
-		waitState(p.t, p.a, CloseWait)
+		waitState(p.t, p.b, FinWait2)
 		fill()
 		half(p.a)
 	case Closing:

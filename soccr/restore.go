@@ -269,7 +269,7 @@ func (r *restorer) callConnect() error {
 	case errors.Is(err, unix.ENETUNREACH), errors.Is(err, unix.EHOSTUNREACH):
 		return fmt.Errorf("no route to %v in this stack: connect: %w", r.c.Remote.Addr(), err)
 	}
-	return err
+	return os.NewSyscallError("connect", err)
 }
 
 // synSent sends the SYN again, with the number it had. Nothing but the
@@ -293,7 +293,7 @@ func (r *restorer) synSent() error {
 		if err = r.callConnect(); errors.Is(err, unix.EINPROGRESS) {
 			err = nil
 		} else if err != nil {
-			err = errors.Join(os.NewSyscallError("connect", err), setRepair(r.fd, repairOn))
+			err = errors.Join(err, setRepair(r.fd, repairOn))
 		}
 	}
 	if flags&unix.O_NONBLOCK == 0 {
