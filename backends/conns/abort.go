@@ -1,0 +1,87 @@
+package conns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/stackfs/stackfs/stacknode"
+	"github.com/stackfs/stackfs/stacknode/peer"
+)
+
+// Abort implements stacknode.Checkpointer.
+func (s *Stack) Abort(ctx context.Context, caller *stacknode.Caller, cookie uint64) error {
+	t, sock, err := s.target(ctx, caller, cookie)
+	if err != nil {
+		return err
+	}
+	err = s.cfg.Worker.Do(func() error { return destroy(&sock.entry) })
+	if errors.Is(err, unix.EOPNOTSUPP) && t.Inode != 0 {
+		err = s.disconnect(ctx, sock)
+	}
+	if isGone(err) {
+		return stacknode.ErrNoConn
+	}
+	if err != nil {
+		return fmt.Errorf("end the connection: %w", err)
+	}
+	s.log.Info("connection aborted", "cookie", cookie, "uid", caller.UID)
+	if p := s.pausedOne(cookie); p != nil {
+		return p.end()
+	}
+	return nil
+}
+
+// disconnect ends a connection by a descriptor of it, on kernels without
+// CONFIG_INET_DIAG_DESTROY: connect(2) to AF_UNSPEC resets it.
+func (s *Stack) disconnect(ctx context.Context, sock *socket) error {
+	found, err := s.env.Holders.find(ctx, uint64(sock.inode))
+	if err != nil {
+		return err
+	}
+	for _, h := range found[uint64(sock.inode)] {
+		f, err := fetchSocket(h, sock.cookie)
+		if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EBADF) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		return control(f, disconnectFD)
+	}
+	return unix.ENOENT
+}
+
+// fetchSocket duplicates a descriptor of a process, if it is the socket with
+// that cookie. Returns EBADF if it is something else.
+func fetchSocket(h peer.Holder, cookie uint64) (*os.File, error) {
+	tid := h.PID
+	if h.TID != 0 {
+		tid = h.TID
+	}
+	p, err := peer.Open(tid)
+	if err != nil {
+		return nil, err
+	}
+	defer p.Close()
+	f, err := p.FetchFD(h.PID, h.FD, peer.IsSocket, unix.EBADF)
+	if err != nil {
+		return nil, err
+	}
+	err = control(f, func(fd int) error {
+		got, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
+		if err == nil && got != cookie {
+			err = unix.EBADF
+		}
+		return err
+	})
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}

@@ -1,0 +1,96 @@
+package conns
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+
+	"github.com/stackfs/stackfs/backends/worker"
+	"github.com/stackfs/stackfs/stacknode"
+)
+
+// An Env is what the stacks of a daemon share.
+type Env struct {
+	Log     *slog.Logger
+	Engine  *Engine
+	Seals   *Seals
+	Holders *Holders
+	Version string // of the program, for the images
+}
+
+// A Config says whose connections a Stack has.
+type Config struct {
+	Stack       string // name
+	Worker      *worker.Worker
+	Grants      []stacknode.Grant
+	RestoreFrom []string
+	// OnlySelf refuses callers of other network namespaces.
+	OnlySelf bool
+	Env      Env
+}
+
+// A Stack is the TCP connections of one stack. It uses the worker of its
+// Config, which it does not own.
+type Stack struct {
+	cfg    Config
+	env    Env
+	log    *slog.Logger
+	tables *tables
+
+	mu     sync.Mutex // guards the fields below
+	paused map[uint64]*pause
+	closed bool
+}
+
+var _ stacknode.Checkpointer = (*Stack)(nil)
+
+// New returns the connections of a stack.
+func New(cfg Config) *Stack {
+	return &Stack{
+		cfg: cfg, env: cfg.Env, log: cfg.Env.Log.With("stack", cfg.Stack),
+		tables: newTables(cfg.Worker.Do), paused: map[uint64]*pause{},
+	}
+}
+
+// Close resumes what is paused. Close it before the worker.
+func (s *Stack) Close() error {
+	s.mu.Lock()
+	s.closed = true
+	list := make([]*pause, 0, len(s.paused))
+	for _, p := range s.paused {
+		if p.held != nil { // else Pause sees that the stack is closed
+			list = append(list, p)
+		}
+	}
+	s.mu.Unlock()
+	var errs []error
+	for _, p := range list {
+		errs = append(errs, p.end())
+	}
+	s.tables.close()
+	return errors.Join(errs...)
+}
+
+// Conns implements stacknode.ConnTable.
+func (s *Stack) Conns(ctx context.Context) ([]stacknode.Conn, error) {
+	tab, err := s.tables.now(ctx)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]stacknode.Conn, len(tab.entries))
+	for i := range tab.entries {
+		list[i] = tab.entries[i].conn(tab.links)
+	}
+	return list, nil
+}
+
+// Conn implements stacknode.ConnTable.
+func (s *Stack) Conn(ctx context.Context, cookie uint64) (*stacknode.Conn, error) {
+	sock, err := s.tables.find(ctx, cookie)
+	if err != nil {
+		return nil, err
+	}
+	c := sock.conn(sock.links)
+	return &c, nil
+}
