@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"syscall"
 
+	"github.com/stackfs/stackfs/backends/conns"
 	"github.com/stackfs/stackfs/backends/kernel"
 	"github.com/stackfs/stackfs/backends/netns"
 	"github.com/stackfs/stackfs/backends/null"
@@ -16,10 +17,11 @@ import (
 type Env struct {
 	Worker worker.Env
 	Netns  netns.Env
+	Conns  conns.Env
 }
 
 var constructors = map[stacknode.Kind]func(stacknode.Spec, Env) (stacknode.Backend, error){
-	stacknode.KindKernel: func(s stacknode.Spec, e Env) (stacknode.Backend, error) { return kernel.New(s, e.Worker) },
+	stacknode.KindKernel: func(s stacknode.Spec, e Env) (stacknode.Backend, error) { return kernel.New(s, e.Worker, e.Conns) },
 	stacknode.KindNull:   func(s stacknode.Spec, e Env) (stacknode.Backend, error) { return null.New(s, e.Worker) },
 	stacknode.KindNetns:  func(s stacknode.Spec, e Env) (stacknode.Backend, error) { return netns.New(s, e.Netns) },
 }

@@ -19,7 +19,7 @@ func bpfStack(t *testing.T) (*Stack, func(at string) *pair) {
 	t.Helper()
 	w := newWorker(t, newNetNS(t))
 	s := newStack(t, w, ModeBPF)
-	if err := s.env.Engine.Wait(); err != nil {
+	if err := s.env.Engine.Check(); err != nil {
 		if os.Getenv("STACKFS_STRICT") == "1" {
 			t.Fatal(err)
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/stackfs/stackfs/soccr"
@@ -29,67 +30,64 @@ type Engine struct {
 	log   *slog.Logger
 	guard guard
 
-	ready chan struct{} // closed when the fields below are set
-	snap  *snapshot.Snapshotter
-	why   error // that there is none
+	loading sync.Once // sets the fields below
+	snap    *snapshot.Snapshotter
+	why     error // that there is none
 }
 
-// StartEngine returns an engine, whose BPF program is being loaded and tested
-// meanwhile. start starts the guardian; that is done at the first use.
-func StartEngine(mode Mode, log *slog.Logger, start func() (Guardian, error)) *Engine {
-	e := &Engine{mode: mode, log: log, guard: guard{start: start}, ready: make(chan struct{})}
-	switch mode {
-	case ModeAuto, ModeBPF:
-		go e.load()
-	case ModeRepair:
-		e.why = errors.New("not wanted")
-		close(e.ready)
-	default:
-		close(e.ready)
-	}
-	return e
+// NewEngine returns an engine that saves connections as mode says. start
+// starts the guardian, when that is needed.
+func NewEngine(mode Mode, log *slog.Logger, start func() (Guardian, error)) *Engine {
+	return &Engine{mode: mode, log: log, guard: guard{start: start}}
 }
 
+// Start begins to load and test the BPF program, which takes a part of a
+// second: who needs it sooner waits.
+func (e *Engine) Start() { go e.load() }
+
+// load returns when it is known how connections are saved.
 func (e *Engine) load() {
-	defer close(e.ready)
-	start := time.Now()
-	if e.snap, e.why = snapshot.New(e.log); e.why != nil {
-		if e.mode == ModeAuto {
+	e.loading.Do(func() {
+		if e.mode != ModeAuto && e.mode != ModeBPF {
+			return
+		}
+		e.snap, e.why = snapshot.New(e.log)
+		if e.why != nil && e.mode == ModeAuto {
 			e.log.Warn("connections are saved in repair mode: BPF does not work here", "err", e.why)
 		}
-		return
-	}
-	e.log.Debug("checkpoint engine ready", "took", time.Since(start))
+	})
 }
 
-// Wait returns when it is known how connections are saved. Returns an error
-// if they cannot be as the mode wants it.
-func (e *Engine) Wait() error {
-	<-e.ready
-	if e.mode == ModeBPF && e.why != nil {
-		return fmt.Errorf("checkpoint = \"bpf\", but that does not work here (\"auto\" would take repair mode): %w", e.why)
+// Check returns an error if connections cannot be saved as the mode wants it.
+// In ModeBPF it waits for the BPF program.
+func (e *Engine) Check() error {
+	if e.mode != ModeBPF {
+		return nil
+	}
+	if e.load(); e.why != nil {
+		return fmt.Errorf("checkpoint = \"bpf\" in the configuration, and that does not work here (\"auto\" would take repair mode): %w", e.why)
 	}
 	return nil
 }
 
 // Describe says how connections are saved, for the files status.
 func (e *Engine) Describe() string {
-	if e.off() {
-		return string(ModeOff)
-	}
-	<-e.ready
+	e.load()
 	switch {
+	case e.off():
+		return string(ModeOff)
 	case e.snap != nil:
-		return "bpf"
-	case e.mode == ModeAuto:
+		return string(ModeBPF)
+	case e.why != nil:
 		return fmt.Sprintf("repair (bpf: %v)", e.why)
 	}
-	return "repair"
+	return string(ModeRepair)
 }
 
-// Close ends the guardian, which resumes what it holds.
+// Close ends the guardian, which resumes what it holds, and unloads the BPF
+// program.
 func (e *Engine) Close() error {
-	<-e.ready
+	e.loading.Do(func() {}) // not any more
 	err := e.guard.close()
 	if e.snap != nil {
 		err = errors.Join(err, e.snap.Close())
@@ -102,7 +100,7 @@ func (e *Engine) off() bool { return e.mode == ModeOff }
 // withoutFile tells whether a socket that no process has a descriptor of is
 // saved like any other.
 func (e *Engine) withoutFile() bool {
-	<-e.ready
+	e.load()
 	return e.snap != nil || e.off()
 }
 
@@ -114,12 +112,7 @@ type target struct {
 
 // save returns the connection, which goes on.
 func (e *Engine) save(ctx context.Context, t target) (*soccr.Conn, error) {
-	select {
-	case <-e.ready:
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-	if e.snap == nil {
+	if e.load(); e.snap == nil {
 		return e.saveInRepairMode(ctx, t)
 	}
 	results, err := e.snap.Take(ctx, t.netns, []uint64{t.Cookie})

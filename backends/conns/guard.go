@@ -84,5 +84,7 @@ func (g *guard) close() error {
 	if g.started == nil {
 		return nil
 	}
-	return g.started.Close()
+	err := g.started.Close()
+	g.started = nil
+	return err
 }

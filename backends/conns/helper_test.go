@@ -135,7 +135,7 @@ func (w testWriter) Write(b []byte) (int, error) {
 func newStack(t testing.TB, w *worker.Worker, mode Mode) *Stack {
 	t.Helper()
 	log := testLog(t)
-	e := StartEngine(mode, log, nil)
+	e := NewEngine(mode, log, nil)
 	t.Cleanup(func() { e.Close() })
 	env := Env{Log: log, Engine: e, Seals: NewSeals(t.TempDir()), Holders: NewHolders(), Version: "test"}
 	t.Cleanup(func() { env.Seals.Close() })

@@ -10,7 +10,8 @@ import (
 	"github.com/stackfs/stackfs/stacknode"
 )
 
-// An Env is what the stacks of a daemon share.
+// An Env is what the stacks of a daemon share. With the zero Env connections
+// are seen and ended, but not saved.
 type Env struct {
 	Log     *slog.Logger
 	Engine  *Engine
@@ -43,12 +44,25 @@ type Stack struct {
 	closed bool
 }
 
-var _ stacknode.Checkpointer = (*Stack)(nil)
+var (
+	_ stacknode.Checkpointer = (*Stack)(nil)
+	_ stacknode.Describer    = (*Stack)(nil)
+)
 
 // New returns the connections of a stack.
 func New(cfg Config) *Stack {
+	env := cfg.Env
+	if env.Log == nil {
+		env.Log = slog.New(slog.DiscardHandler)
+	}
+	if env.Engine == nil {
+		env.Engine = NewEngine(ModeOff, env.Log, nil)
+	}
+	if env.Holders == nil {
+		env.Holders = NewHolders()
+	}
 	return &Stack{
-		cfg: cfg, env: cfg.Env, log: cfg.Env.Log.With("stack", cfg.Stack),
+		cfg: cfg, env: env, log: env.Log.With("stack", cfg.Stack),
 		tables: newTables(cfg.Worker.Do), paused: map[uint64]*pause{},
 	}
 }
@@ -70,6 +84,11 @@ func (s *Stack) Close() error {
 	}
 	s.tables.close()
 	return errors.Join(errs...)
+}
+
+// Describe implements stacknode.Describer: how connections are saved.
+func (s *Stack) Describe() []stacknode.Line {
+	return []stacknode.Line{{Key: "checkpoint", Value: s.env.Engine.Describe()}}
 }
 
 // Conns implements stacknode.ConnTable.

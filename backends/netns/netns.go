@@ -8,6 +8,7 @@ import (
 	"os"
 	"sync"
 
+	"github.com/stackfs/stackfs/backends/conns"
 	"github.com/stackfs/stackfs/backends/worker"
 	"github.com/stackfs/stackfs/stacknode"
 )
@@ -22,6 +23,7 @@ type Env struct {
 	RunDir string
 	Log    *slog.Logger
 	Worker worker.Env
+	Conns  conns.Env
 
 	// Gone is called, on a goroutine of its own and at most once, with the
 	// name of a stack whose process (spec.PID) has ended. The daemon drops
@@ -32,11 +34,12 @@ type Env struct {
 // A Netns is a stack in a network namespace that somebody else made and
 // that stackfs changed nothing in.
 type Netns struct {
-	spec stacknode.Spec
-	env  Env
-	log  *slog.Logger
-	w    *worker.Worker
-	made bool // the namespace was made with the stack
+	*conns.Stack // nil while it is being made
+	spec         stacknode.Spec
+	env          Env
+	log          *slog.Logger
+	w            *worker.Worker
+	made         bool // the namespace was made with the stack
 
 	changed bool      // there are steps to undo
 	uplink  string    // "eth0 (host: sf-lab)", empty without one
@@ -55,6 +58,7 @@ var (
 	_ stacknode.Busier        = (*Netns)(nil)
 	_ stacknode.Describer     = (*Netns)(nil)
 	_ stacknode.NameService   = (*Netns)(nil)
+	_ stacknode.Checkpointer  = (*Netns)(nil)
 )
 
 // New finds or makes the namespace of spec, brings it into the state that
@@ -90,6 +94,9 @@ func New(spec stacknode.Spec, env Env) (_ stacknode.Backend, err error) {
 	if err := n.configure(f); err != nil {
 		return nil, err
 	}
+	n.Stack = conns.New(conns.Config{
+		Stack: spec.Name, Worker: n.w, Grants: spec.Grants, RestoreFrom: spec.Conns.RestoreFrom, Env: env.Conns,
+	})
 	if n.pid != nil && env.Gone != nil {
 		n.pid.start(func() { env.Gone(spec.Name) })
 	}
@@ -169,7 +176,7 @@ func (n *Netns) Describe() []stacknode.Line {
 	if n.uplink != "" {
 		lines = append(lines, stacknode.Line{Key: "uplink", Value: n.uplink})
 	}
-	return lines
+	return append(lines, n.Stack.Describe()...)
 }
 
 // where says where the namespace is from, in the words of the options.
@@ -192,8 +199,11 @@ func (n *Netns) Close() error {
 		if n.pid != nil {
 			n.pid.Close()
 		}
+		if n.Stack != nil {
+			n.closeErr = n.Stack.Close()
+		}
 		if n.w != nil {
-			n.closeErr = n.w.Close()
+			n.closeErr = errors.Join(n.closeErr, n.w.Close())
 		}
 	})
 	return n.closeErr

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/stackfs/stackfs/backends"
+	"github.com/stackfs/stackfs/backends/conns"
 	"github.com/stackfs/stackfs/backends/keeper"
 	"github.com/stackfs/stackfs/backends/netns"
 	"github.com/stackfs/stackfs/backends/runs"
@@ -51,6 +52,7 @@ type server struct {
 	keeper   *keeper.Client
 	gone     *worker.Worker
 	runs     *runs.Table
+	conns    conns.Env
 	tree     *fs.Server
 	discover io.Closer
 	stopping chan stopOrder
@@ -80,7 +82,7 @@ func serve(ctx context.Context, e env, opts mountOptions, ready func()) (err err
 	if err != nil {
 		return err
 	}
-	if err := s.prepare(&undo, e.stderr); err != nil {
+	if err := s.prepare(&undo, cfg, e.stderr); err != nil {
 		return err
 	}
 	// Before the first request: its thread would have other rights than the
@@ -90,6 +92,10 @@ func serve(ctx context.Context, e env, opts mountOptions, ready func()) (err err
 	}
 	if err := dropCapabilities(daemonCaps); err != nil {
 		return fmt.Errorf("drop capabilities: %w", err)
+	}
+	s.conns.Engine.Start()
+	if err := s.conns.Engine.Check(); err != nil {
+		return err
 	}
 	if err := s.populate(&undo, cfg); err != nil {
 		return err
@@ -157,7 +163,7 @@ func (s *server) loadConfig() (*config, error) {
 }
 
 // prepare claims the mount point and starts what serves it.
-func (s *server) prepare(undo *undoList, stderr io.Writer) (err error) {
+func (s *server) prepare(undo *undoList, cfg *config, stderr io.Writer) (err error) {
 	for _, dir := range []string{runRoot, s.runDir} {
 		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 			return err
@@ -183,9 +189,12 @@ func (s *server) prepare(undo *undoList, stderr io.Writer) (err error) {
 	if s.gone, err = worker.New(worker.Config{Gone: true, Env: s.workerEnv()}); err != nil {
 		return err
 	}
+	s.conns = s.connsEnv(cfg)
+	undo.add(s.closeConns)
 	s.reg = stacknode.NewRegistry(backends.Opener(backends.Env{
 		Worker: s.workerEnv(),
 		Netns:  s.netnsEnv(),
+		Conns:  s.conns,
 	}))
 	s.runs = runs.New(s.reg, s.keeper, s.gone, s.log)
 	undo.add(func() {
@@ -198,7 +207,7 @@ func (s *server) prepare(undo *undoList, stderr io.Writer) (err error) {
 func (s *server) workerEnv() worker.Env { return worker.Env{Log: s.log, Slots: s.slots} }
 
 func (s *server) netnsEnv() netns.Env {
-	return netns.Env{RunDir: s.runDir, Log: s.log, Worker: s.workerEnv(), Gone: s.namespaceGone}
+	return netns.Env{RunDir: s.runDir, Log: s.log, Worker: s.workerEnv(), Conns: s.conns, Gone: s.namespaceGone}
 }
 
 func (s *server) openLog(stderr io.Writer) (*slog.Logger, error) {
@@ -358,6 +367,7 @@ func (s *server) stop(order stopOrder, unmounted <-chan struct{}) error {
 		s.log.Warn("stacks in use stay, for the next mount to adopt", "stacks", strings.Join(busy, " "))
 	}
 	s.gone.Close()
+	s.closeConns()
 	s.keeper.Close()
 	if !order.keep && len(busy) == 0 {
 		removeRunDir(s.runDir)

@@ -179,6 +179,9 @@ func (s *server) reload() (string, error) {
 	defer s.mu.Unlock()
 	old := specsByName(s.config.Stacks, s.config.Builtin)
 	now := specsByName(cfg.Stacks, cfg.Builtin)
+	if cfg.Checkpoint != s.config.Checkpoint || cfg.StateDir != s.config.StateDir {
+		s.log.Warn("checkpoint and state_dir are what they were until the next mount")
+	}
 	s.config = cfg
 	var errs []error
 	for name, was := range old {
