@@ -46,9 +46,12 @@ const (
 // file. The words of an address are those of a little-endian machine, as CRIU
 // writes them on one.
 func ReadCRIU(dir string) ([]Dumped, error) {
+	if _, err := os.Stat(dir); err != nil {
+		return nil, err
+	}
 	list, err := readDump(os.DirFS(dir))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s: no dump of CRIU, which has a files.img: %w", dir, err)
+		return nil, problemf(fs.ErrNotExist, "%s: no dump of CRIU: it has no files.img", dir)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", dir, err)

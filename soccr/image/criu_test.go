@@ -292,8 +292,11 @@ func TestDumpsWithMistakes(t *testing.T) {
 	if err != nil || len(list) != 2 || list[0].Err != nil || list[1].File != "tcp-stream-ff.img" || list[1].Err == nil {
 		t.Errorf("a stream without a socket: got %+v, %v", list, err)
 	}
-	if _, err := ReadCRIU(t.TempDir()); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "no dump of CRIU") {
+	if _, err := ReadCRIU(t.TempDir()); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "no dump of CRIU: it has no files.img") {
 		t.Errorf("no dump: got %v", err)
+	}
+	if _, err := ReadCRIU("/nowhere"); !errors.Is(err, os.ErrNotExist) || err.Error() != "stat /nowhere: no such file or directory" {
+		t.Errorf("no directory: got %v", err)
 	}
 	if err := os.Remove(filepath.Join(dir, "tcp-stream-5.img")); err != nil {
 		t.Fatal(err)
