@@ -2,6 +2,7 @@ package soccr
 
 import (
 	"net"
+	"os"
 	"runtime"
 	"testing"
 
@@ -66,6 +67,12 @@ func (ns netNS) do(t testing.TB, fn func()) {
 		runtime.UnlockOSThread()
 	}()
 	fn()
+}
+
+// sysctl sets a value of the calling thread's namespace.
+func sysctl(t testing.TB, name, value string) {
+	t.Helper()
+	check(t, os.WriteFile("/proc/sys/"+name, []byte(value), 0))
 }
 
 func setUp(t testing.TB, name string) {

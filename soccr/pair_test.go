@@ -87,7 +87,11 @@ func connectPair(t testing.TB, f family, aAddr, bAddr string, doA, doB func(func
 	doA(func() {
 		p.a = open(t, f.domain)
 		check(t, unix.Bind(p.a, mustSockaddr(t, p.a, aAddr, 0)))
-		check(t, unix.Connect(p.a, mustSockaddr(t, p.a, bAddr, port)))
+		to := netip.MustParseAddr(bAddr)
+		if to.Zone() != "" { // of the interface on the other side
+			to = to.WithZone(netip.MustParseAddr(aAddr).Zone())
+		}
+		check(t, unix.Connect(p.a, mustSockaddr(t, p.a, to.String(), port)))
 	})
 	p.b = accept(t, l)
 	return p

@@ -2,7 +2,6 @@ package soccr
 
 import (
 	"bytes"
-	"os"
 	"testing"
 	"time"
 
@@ -110,7 +109,7 @@ func TestConnectionFromNothing(t *testing.T) {
 func TestRestoreFullQueues(t *testing.T) {
 	enterNetNS(t)
 	for _, f := range []string{"net/ipv4/tcp_rmem", "net/ipv4/tcp_wmem"} {
-		check(t, os.WriteFile("/proc/sys/"+f, []byte("4096 131072 33554432"), 0))
+		sysctl(t, f, "4096 131072 33554432")
 	}
 	p := loPair(t, families[0])
 	const size = 16 << 20

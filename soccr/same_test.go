@@ -2,7 +2,6 @@ package soccr
 
 import (
 	"bytes"
-	"os"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -104,10 +103,11 @@ func TestRestoreWithoutTCPOptions(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			enterNetNS(t)
-			set := func(v string) { check(t, os.WriteFile("/proc/sys/net/ipv4/tcp_"+name, []byte(v), 0)) }
+			set := func(v string) { sysctl(t, "net/ipv4/tcp_"+name, v) }
 			set("0")
 			p := loPair(t, families[0])
 			hear := p.reach(Established)
+			check(t, unix.SetsockoptInt(p.a, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 8<<20)) // worth a scale
 			set("1")
 			want := saveAndDiscard(t, p.a)
 			s, err := Pause(open(t, unix.AF_INET))
