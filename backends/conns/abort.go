@@ -28,7 +28,7 @@ func (s *Stack) Abort(ctx context.Context, caller *stacknode.Caller, cookie uint
 	if err != nil {
 		return fmt.Errorf("end the connection: %w", err)
 	}
-	s.log.Info("connection aborted", "cookie", cookie, "uid", caller.UID)
+	s.log.Debug("connection aborted", "cookie", cookie, "uid", caller.UID)
 	if p := s.pausedOne(cookie); p != nil {
 		return p.end()
 	}

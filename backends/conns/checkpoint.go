@@ -79,8 +79,8 @@ func (s *Stack) seal(caller *stacknode.Caller) image.Options {
 	if err == nil {
 		opts, err = s.env.Seals.options(caller.UID, netns, s.cfg.Stack)
 	}
-	if err != nil {
-		s.log.Warn("an image is not sealed, so only root can restore it", "err", err)
+	if err != nil && !s.unsealed.Swap(true) {
+		s.log.Warn("images are not sealed, so only root can restore them", "err", err)
 	}
 	return opts
 }

@@ -71,7 +71,7 @@ func (s *Stack) Pause(ctx context.Context, caller *stacknode.Caller, cookie uint
 	if closed {
 		return errors.Join(stacknode.ErrClosed, p.end())
 	}
-	s.log.Info("connection paused", "cookie", cookie, "uid", caller.UID, "limit", limit)
+	s.log.Debug("connection paused", "cookie", cookie, "uid", caller.UID, "limit", limit)
 	return nil
 }
 

@@ -49,7 +49,7 @@ func (s *Stack) Restore(ctx context.Context, caller *stacknode.Caller, b []byte)
 	if err != nil {
 		return nil, err
 	}
-	s.log.Info("connection restored", "uid", caller.UID, "local", img.Conn.Local, "remote", img.Conn.Remote)
+	s.log.Debug("connection restored", "uid", caller.UID, "local", img.Conn.Local, "remote", img.Conn.Remote)
 	return f, nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 
 	"github.com/stackfs/stackfs/backends/worker"
 	"github.com/stackfs/stackfs/stacknode"
@@ -38,6 +39,8 @@ type Stack struct {
 	env    Env
 	log    *slog.Logger
 	tables *tables
+
+	unsealed atomic.Bool // the log has that images are not sealed
 
 	mu     sync.Mutex // guards the fields below
 	paused map[uint64]*pause

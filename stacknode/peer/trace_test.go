@@ -109,3 +109,32 @@ func TestMayOfNoThread(t *testing.T) {
 		t.Errorf("oneself: got %v", err)
 	}
 }
+
+// Kernels before 6.16 tell it by the owner of the files in /proc.
+func TestDumpable(t *testing.T) {
+	requireRoot(t)
+	user := &syscall.Credential{Uid: 1000, Gid: 1000}
+	for _, tt := range []struct {
+		name, mode string
+		cred       *syscall.Credential
+		want       bool // as these kernels tell
+	}{{"user", "", user, true}, {"undumpable", "undumpable", user, false}, {"setuid", "setuid=1000", nil, false}, {"root", "", nil, false}} {
+		h := startHelper(t, tt.mode, syscall.SysProcAttr{Credential: tt.cred})
+		p, err := Open(h.pid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.Close()
+		st, err := p.Status()
+		if err != nil {
+			t.Fatal(err)
+		}
+		old := &Proc{tid: p.tid, dir: p.dir}
+		if got, err := old.dumpable(st); got != tt.want || err != nil {
+			t.Errorf("%s, before 6.16: got %v, %v, want %v", tt.name, got, err, tt.want)
+		}
+		if got, err := p.dumpable(st); got != (tt.want || tt.name == "root") && p.pidfd != nil || err != nil {
+			t.Errorf("%s: got %v, %v", tt.name, got, err)
+		}
+	}
+}
