@@ -12,7 +12,6 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/checkpoint-restore/go-criu/v7/crit/images/fdinfo"
 	sk_inet "github.com/checkpoint-restore/go-criu/v7/crit/images/sk-inet"
 	"google.golang.org/protobuf/proto"
 
@@ -140,16 +139,29 @@ func eachFile(b []byte, fn func(*sk_inet.InetSkEntry)) error {
 		if int(size) > len(b)-off {
 			return damagedf(off-4, "the entry has %d bytes, but only %d follow: cut off?", size, len(b)-off)
 		}
-		var e fdinfo.FileEntry
-		if err := proto.Unmarshal(b[off:off+int(size)], &e); err != nil {
+		isk, err := inetSocket(b[off : off+int(size)])
+		if err != nil {
 			return damagedf(off, "the entry is no file_entry: %s", why(err))
 		}
-		if isConnection(e.GetIsk()) {
-			fn(e.GetIsk())
+		if isConnection(isk) {
+			fn(isk)
 		}
 		off += int(size)
 	}
 	return nil
+}
+
+// inetSocket returns the inet_sk_entry of a file_entry, nil for a file of
+// another kind. Package fdinfo of go-criu would read those too, and needs the
+// types of two dozen packages for it.
+func inetSocket(entry []byte) (*sk_inet.InetSkEntry, error) {
+	const fieldIsk = 4
+	content, found, err := fieldBytes(entry, fieldIsk)
+	if err != nil || !found {
+		return nil, err
+	}
+	isk := &sk_inet.InetSkEntry{}
+	return isk, proto.Unmarshal(content, isk)
 }
 
 // isConnection is how CRIU tells for which sockets it has a tcp-stream image.

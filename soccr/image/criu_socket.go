@@ -86,7 +86,8 @@ func fillSocket(c *soccr.Conn, isk *sk_inet.InetSkEntry) {
 			c.Options["IP_TTL"] = ttl
 		}
 	}
-	for num, v := range numbersIn(unknown(isk, fieldTCPOpts)) {
+	tcp, _, _ := fieldBytes(isk.ProtoReflect().GetUnknown(), fieldTCPOpts) // has been parsed once
+	for num, v := range numbersIn(tcp) {
 		if name, ok := tcpOptsNames[num]; ok {
 			c.Options[name] = v
 		}
@@ -148,21 +149,25 @@ func microseconds(sec, usec uint64) int64 {
 	return int64(sec*1_000_000 + usec)
 }
 
-// unknown returns the content of a field that the type of m does not have.
-func unknown(m proto.Message, field protowire.Number) (content []byte) {
-	b := m.ProtoReflect().GetUnknown()
+// fieldBytes returns the content of a field of a message, the last one if it
+// is there several times.
+func fieldBytes(b []byte, field protowire.Number) (content []byte, found bool, err error) {
 	for len(b) > 0 {
 		num, typ, n := protowire.ConsumeTag(b)
-		size := protowire.ConsumeFieldValue(num, typ, b[max(n, 0):])
-		if n < 0 || size < 0 {
-			return content
+		if n < 0 {
+			return nil, false, protowire.ParseError(n)
+		}
+		size := protowire.ConsumeFieldValue(num, typ, b[n:])
+		if size < 0 {
+			return nil, false, protowire.ParseError(size)
 		}
 		if num == field && typ == protowire.BytesType {
 			content, _ = protowire.ConsumeBytes(b[n:])
+			found = true
 		}
 		b = b[n+size:]
 	}
-	return content
+	return content, found, nil
 }
 
 // numbers returns the numeric fields that the type of m does not have.
