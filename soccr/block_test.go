@@ -19,6 +19,7 @@ var takeAll = []unix.SockFilter{
 }
 
 func TestBlock(t *testing.T) {
+	t.Parallel()
 	for name, old := range map[string][]unix.SockFilter{"no filter": nil, "filter": takeAll} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -60,6 +61,7 @@ func ebpfTakeAll(t testing.TB) int {
 }
 
 func TestBlockRefusesWhatItCannotPutBack(t *testing.T) {
+	t.Parallel()
 	enterNetNS(t)
 	p := loPair(t, families[0])
 	check(t, attachFilter(p.a, takeAll))

@@ -25,6 +25,7 @@ func newVethTest(t testing.TB, f family) *vethTest {
 }
 
 func TestDiscardIsSilent(t *testing.T) {
+	t.Parallel()
 	for _, f := range families {
 		for _, state := range states {
 			t.Run(f.name+"/"+state.String(), func(t *testing.T) {
@@ -59,6 +60,7 @@ func TestDiscardIsSilent(t *testing.T) {
 }
 
 func TestDiscardWakesTheOwner(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name string
 		call func(fd int) (int, error)
@@ -116,6 +118,7 @@ func TestDiscardWakesTheOwner(t *testing.T) {
 // What Discard leaves is a socket like new, with the owner's SO_REUSEADDR,
 // and the addresses are free while it is still open.
 func TestDiscardFreesTheAddresses(t *testing.T) {
+	t.Parallel()
 	enterNetNS(t)
 	p := loPair(t, families[0])
 	check(t, unix.SetsockoptInt(p.a, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1))

@@ -56,14 +56,14 @@
 //     and the clock of the latter.
 //  4. The bytes: those received; those sent; out of repair mode those not
 //     sent, which stay, for the peer's window still counts as closed.
-//  5. The FINs, see below.
-//  6. The windows, then the remaining options, last those that would have
-//     been in the way: sizes and limits of the buffers.
+//  5. The windows, and the options that would have been in the way: sizes
+//     and limits of the buffers.
+//  6. The FINs, see below.
 //  7. The filter is taken off, repair mode is left with a window probe, to
 //     which the peer answers with what it has; SO_REUSEADDR.
 //
 // If any step before the last fails, the peer has not heard of it, and does
-// not when the socket is closed at once; see [Restore] for the exceptions.
+// not when the socket is closed at once, see [Restore].
 //
 // Bytes that were sent and not acknowledged are in the hands of the
 // retransmission timers of a new connection, unless the answer to the probe

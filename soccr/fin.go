@@ -75,12 +75,13 @@ const (
 )
 
 // send forges one packet without data and waits until the socket fd is in
-// the state to which it leads. It is sent again, as a peer would, until
-// then; a copy that comes too late is one that the socket saw already.
+// the state to which it leads, sending it again now and then as a peer
+// would: mostly it is there at once. It gives up well before the socket
+// would begin to send by itself, see [Restore].
 func (f *forger) send(fd int, seq, ack uint32, flags byte, want State) error {
 	packet := segment(f.from, f.to, seq, ack, flags)
 	var state State
-	for wait := 100 * time.Microsecond; wait < time.Second; wait *= 2 {
+	for wait := 100 * time.Microsecond; wait < 250*time.Millisecond; wait *= 2 {
 		if err := unix.Sendto(f.fd, packet, 0, f.dst); err != nil {
 			return os.NewSyscallError("send in the name of the peer", err)
 		}
@@ -93,7 +94,7 @@ func (f *forger) send(fd int, seq, ack uint32, flags byte, want State) error {
 		}
 		time.Sleep(wait)
 	}
-	return fmt.Errorf("the peer's FIN did not arrive (state %v, want %v): let packets with mark %#x pass netfilter: %w",
+	return fmt.Errorf("a packet in the name of the peer did not arrive (state %v, want %v), let mark %#x pass netfilter and set lo up: %w",
 		state, want, Mark, unix.ETIMEDOUT)
 }
 

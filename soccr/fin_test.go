@@ -8,6 +8,7 @@ import (
 )
 
 func TestSegment(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct{ from, to string }{
 		{"192.0.2.1:80", "198.51.100.255:65535"},
 		{"[2001:db8::1]:80", "[fe80::ffff]:65535"},
@@ -37,6 +38,7 @@ func TestSegment(t *testing.T) {
 // addresses, that ask for a TTL, and whose stack drops what comes from
 // where it has no route to.
 func TestPeersFINReachesTheSocket(t *testing.T) {
+	t.Parallel()
 	linkLocal := family{"link-local", unix.AF_INET6, "fe80::a%va", "fe80::b%vb", ""}
 	for _, f := range append(families, linkLocal) {
 		t.Run(f.name, func(t *testing.T) {

@@ -21,6 +21,7 @@ var odd = Options{
 }
 
 func TestEveryOptionIsWrittenAndRead(t *testing.T) {
+	t.Parallel()
 	needRoot(t)
 	for family, name := range map[int]string{unix.AF_INET: "inet", unix.AF_INET6: "inet6"} {
 		t.Run(name, func(t *testing.T) {
@@ -68,6 +69,7 @@ func TestEveryOptionIsWrittenAndRead(t *testing.T) {
 // A default is not pinned by a restore: where the target has another one,
 // that is for the sockets which never chose.
 func TestDefaultsStayDefaults(t *testing.T) {
+	t.Parallel()
 	needRoot(t)
 	c, now := Conn{Family: unix.AF_INET}, Conn{Family: unix.AF_INET}
 	fd := mustSocket(t, unix.AF_INET)
@@ -101,6 +103,7 @@ func TestUnknownCongestionControlIsLeftOut(t *testing.T) {
 }
 
 func TestOptionNamesAreUnique(t *testing.T) {
+	t.Parallel()
 	seen := map[string]bool{}
 	for _, o := range OptionNames() {
 		if seen[o.Name] {

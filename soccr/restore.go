@@ -19,12 +19,10 @@ import (
 // address must be there (EADDRNOTAVAIL) and the connection not (EADDRINUSE).
 // An option that this kernel lacks is left out and logged.
 //
-// While it works the socket takes no packets, and up to its last step, when
-// nothing can fail any more, it sends none, with two exceptions: the SYN in
-// SYN_SENT, which is the last step, and in CLOSING an acknowledgement that
-// the peer had before. After an error the socket is still in repair mode:
-// close it at once, which the peer does not see, but within a second, when
-// it would send again what is not acknowledged.
+// While it works the socket takes no packets, and it sends none before
+// nothing can fail any more. After an error it is still in repair mode:
+// close it at once, which the peer does not see. Within a second, that is:
+// then it would send what is not acknowledged again.
 func Restore(fd int, c *Conn) error {
 	s, err := Pause(fd)
 	if err != nil {
@@ -193,7 +191,7 @@ func (r *restorer) run() error {
 		return err
 	}
 	r.s.own = true
-	for _, step := range []func() error{r.connect, r.negotiated, r.fillQueues, r.replayFINs, r.finish} {
+	for _, step := range []func() error{r.connect, r.negotiated, r.fillQueues, r.settle, r.replayFINs, r.verify} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -393,21 +391,67 @@ func (q Queue) String() string {
 	return fmt.Sprintf("queue %d", int(q))
 }
 
-// replayFINs takes the connection from ESTABLISHED to its state, by way of
-// the FINs in the order in which they must have been.
-func (r *restorer) replayFINs() error {
+// settle sets the windows and all that depends on them or would have been in
+// the way. It comes before the FINs, so that it fails before the peer may
+// hear of them.
+func (r *restorer) settle() error {
 	c := &r.c
-	if r.peer != nil {
-		if err := r.openWindow(); err != nil {
+	if c.HasWindow {
+		d := c.Data
+		if int32(d.RcvWup-r.rcvNxt()) > 0 { // the FIN is not there yet
+			d.RcvWup = r.rcvNxt()
+		}
+		if err := writeWindow(r.fd, &d); err != nil {
 			return err
 		}
 	}
+	if err := writeOptions(r.fd, c, afterQueues); err != nil {
+		return err
+	}
+	r.s.nodelay = c.Options["TCP_NODELAY"] != 0
+	r.s.kick = c.UnsqLen > 0 && c.Options["TCP_CORK"] == 0
+	return nil
+}
+
+// rcvNxt is the number that is expected next before the peer's FIN.
+func (r *restorer) rcvNxt() uint32 {
+	if peerFIN[r.c.State] {
+		return r.c.InqSeq - 1
+	}
+	return r.c.InqSeq
+}
+
+// replayFINs takes the connection from ESTABLISHED to its state, by way of
+// the FINs in the order in which they must have been. Meanwhile the socket
+// can send nothing and has room for a FIN, which (since 6.17) it refuses
+// where its queue is as full as its window.
+func (r *restorer) replayFINs() error {
+	c := &r.c
+	if c.HasWindow && c.State != Established {
+		at := r.rcvNxt()
+		if err := writeWindow(r.fd, &Data{SndWl1: at, RcvWup: at, RcvWnd: 65535}); err != nil {
+			return err
+		}
+	}
+	if err := r.passFINs(); err != nil {
+		return err
+	}
+	if c.Shutdown&1 != 0 && !peerFIN[c.State] {
+		if err := unix.Shutdown(r.fd, unix.SHUT_RD); err != nil {
+			return os.NewSyscallError("shutdown SHUT_RD", err)
+		}
+	}
+	if c.HasWindow && c.State != Established && c.State != Close {
+		return writeWindow(r.fd, &c.Data)
+	}
+	return nil
+}
+
+func (r *restorer) passFINs() error {
+	c := &r.c
 	// The peer's numbers: what it sent up to its FIN, and what it
 	// acknowledged.
-	seq, ack := c.InqSeq, c.OutqSeq-c.OutqLen
-	if peerFIN[c.State] {
-		seq--
-	}
+	seq, ack := r.rcvNxt(), c.OutqSeq-c.OutqLen
 	if ourFIN[c.State] {
 		ack--
 	}
@@ -436,19 +480,6 @@ func (r *restorer) replayFINs() error {
 	return nil
 }
 
-// openWindow lets the socket take a FIN, which it refuses (since 6.17)
-// while its queue is as full as its window. Nothing can be sent in return.
-func (r *restorer) openWindow() error {
-	if !r.c.HasWindow {
-		return nil
-	}
-	rcvNxt := r.c.InqSeq
-	if peerFIN[r.c.State] {
-		rcvNxt--
-	}
-	return writeWindow(r.fd, &Data{SndWl1: rcvNxt, RcvWup: rcvNxt, RcvWnd: 65535})
-}
-
 // shutdown puts our FIN at the end of the send queue: as sent if all before
 // it was, else as unsent, which it stays while the window is 0.
 func (r *restorer) shutdown() error {
@@ -465,33 +496,13 @@ func (r *restorer) shutdown() error {
 	return selectQueue(r.fd, noQueue)
 }
 
-// finish sets what must not be there earlier, the window first: the clamp
-// among the options opens the advertised part of it.
-func (r *restorer) finish() error {
-	c := &r.c
-	if c.HasWindow && c.State != Close {
-		if err := writeWindow(r.fd, &c.Data); err != nil {
-			return err
-		}
-	}
-	if err := writeOptions(r.fd, c, afterQueues); err != nil {
-		return err
-	}
-	if c.Shutdown&1 != 0 && !peerFIN[c.State] {
-		if err := unix.Shutdown(r.fd, unix.SHUT_RD); err != nil {
-			return os.NewSyscallError("shutdown SHUT_RD", err)
-		}
-	}
+// verify tells whether the socket is what it should be.
+func (r *restorer) verify() error {
 	info, err := readInfo(r.fd)
-	if err != nil {
-		return err
+	if err == nil && info.state != r.c.State {
+		err = fmt.Errorf("the socket came to state %v: %w", info.state, unix.EPROTO)
 	}
-	if info.state != c.State {
-		return fmt.Errorf("the socket came to state %v: %w", info.state, unix.EPROTO)
-	}
-	r.s.nodelay = c.Options["TCP_NODELAY"] != 0
-	r.s.kick = c.UnsqLen > 0 && c.Options["TCP_CORK"] == 0
-	return nil
+	return err
 }
 
 // unfilter takes away the filter of a restore.

@@ -10,6 +10,7 @@ import (
 
 // A handshake that was under way ends on the restored socket.
 func TestRestoreSynSent(t *testing.T) {
+	t.Parallel()
 	for _, f := range families {
 		t.Run(f.name, func(t *testing.T) {
 			t.Parallel()
@@ -52,6 +53,7 @@ func TestRestoreSynSent(t *testing.T) {
 
 // A socket that never had a peer keeps its options and its address.
 func TestRestoreUnconnected(t *testing.T) {
+	t.Parallel()
 	enterNetNS(t)
 	a := open(t, unix.AF_INET)
 	check(t, unix.Bind(a, mustSockaddr(t, a, "127.0.0.1", 4711)))
@@ -76,6 +78,7 @@ func TestRestoreUnconnected(t *testing.T) {
 // Two sockets are made into the two ends of a connection that never was,
 // with libsoccr's verbs.
 func TestConnectionFromNothing(t *testing.T) {
+	t.Parallel()
 	enterNetNS(t)
 	end := func(d Data, local, remote string, recv, send []byte) (int, *Socket) {
 		fd := open(t, unix.AF_INET)
@@ -107,6 +110,7 @@ func TestConnectionFromNothing(t *testing.T) {
 // Full queues as large as the kernel lets them get, with windows that are
 // closed on both sides.
 func TestRestoreFullQueues(t *testing.T) {
+	t.Parallel()
 	enterNetNS(t)
 	for _, f := range []string{"net/ipv4/tcp_rmem", "net/ipv4/tcp_wmem"} {
 		sysctl(t, f, "4096 131072 33554432")

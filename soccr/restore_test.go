@@ -46,6 +46,7 @@ func wantFilled(t testing.TB, c *Conn) {
 }
 
 func TestRestoreInSameNamespace(t *testing.T) {
+	t.Parallel()
 	for _, f := range families {
 		for _, state := range states {
 			t.Run(f.name+"/"+state.String(), func(t *testing.T) {
@@ -71,6 +72,7 @@ func TestRestoreInSameNamespace(t *testing.T) {
 }
 
 func TestRestoreInAnotherNamespace(t *testing.T) {
+	t.Parallel()
 	for _, f := range families {
 		for _, state := range states {
 			t.Run(f.name+"/"+state.String(), func(t *testing.T) {

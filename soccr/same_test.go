@@ -10,6 +10,7 @@ import (
 // A connection that is saved again before it starts is the one that was
 // saved, in every number, byte and option.
 func TestRestoredIsWhatWasSaved(t *testing.T) {
+	t.Parallel()
 	for _, f := range families {
 		for _, state := range states {
 			t.Run(f.name+"/"+state.String(), func(t *testing.T) {
@@ -99,6 +100,7 @@ func sameConn(t testing.TB, got, want *Conn) {
 // What the handshake did not agree on is not there afterwards, whatever
 // this stack would agree on.
 func TestRestoreWithoutTCPOptions(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{"window_scaling", "timestamps", "sack"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

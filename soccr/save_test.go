@@ -20,16 +20,17 @@ func wantUnsaveable(t testing.TB, what string, err error, reason string) {
 // A connection that is saved and resumed is as it was, whatever its owner
 // had set, and saves the same again.
 func TestResumeLeavesNoTrace(t *testing.T) {
+	t.Parallel()
 	for _, f := range families {
 		for _, state := range append(states, SynSent) {
 			t.Run(f.name+"/"+state.String(), func(t *testing.T) {
 				t.Parallel()
 				enterNetNS(t)
 				var p *pair
-				hear := func() {}
+				var hear func()
 				if state == SynSent {
 					l, port := listen(t, f.domain, f.lo)
-					hear = deafen(t, l)
+					deafen(t, l)
 					p = &pair{t: t, a: open(t, f.domain)}
 					check(t, unix.SetNonblock(p.a, true))
 					if err := unix.Connect(p.a, mustSockaddr(t, p.a, f.lo, port)); err != unix.EINPROGRESS {
@@ -75,6 +76,7 @@ func TestResumeLeavesNoTrace(t *testing.T) {
 }
 
 func TestSaveTellsEverything(t *testing.T) {
+	t.Parallel()
 	enterNetNS(t)
 	p := loPair(t, families[0])
 	p.reach(Established)
@@ -106,6 +108,7 @@ func TestSaveTellsEverything(t *testing.T) {
 }
 
 func TestSaveIntoABuffer(t *testing.T) {
+	t.Parallel()
 	enterNetNS(t)
 	p := loPair(t, families[0])
 	p.sendToA(5000)
@@ -127,6 +130,7 @@ func TestSaveIntoABuffer(t *testing.T) {
 }
 
 func TestOneRepairAtATime(t *testing.T) {
+	t.Parallel()
 	enterNetNS(t)
 	p := loPair(t, families[0])
 	s, err := Pause(p.a)
@@ -145,6 +149,7 @@ func TestOneRepairAtATime(t *testing.T) {
 
 // Save must not take the error that waits for the owner.
 func TestSaveLeavesThePendingError(t *testing.T) {
+	t.Parallel()
 	enterNetNS(t)
 	p := loPair(t, families[0])
 	check(t, unix.SetsockoptLinger(p.b, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}))
@@ -163,6 +168,7 @@ func TestSaveLeavesThePendingError(t *testing.T) {
 }
 
 func TestUrgentData(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name   string
 		inline int
@@ -222,6 +228,7 @@ func TestUrgentData(t *testing.T) {
 }
 
 func TestWhatCannotBeSaved(t *testing.T) {
+	t.Parallel()
 	enterNetNS(t)
 
 	l, _ := listen(t, unix.AF_INET, "127.0.0.1")
@@ -252,6 +259,7 @@ func TestWhatCannotBeSaved(t *testing.T) {
 // Data that left with the SYN of TCP Fast Open is in no queue that can be
 // told apart.
 func TestFastOpenSYN(t *testing.T) {
+	t.Parallel()
 	enterNetNS(t)
 	// Client and server, without cookies.
 	sysctl(t, "net/ipv4/tcp_fastopen", "519")
@@ -274,6 +282,7 @@ func TestFastOpenSYN(t *testing.T) {
 
 // Keys for TCP-MD5 are seen in the socket's own namespace, from any other.
 func TestMD5(t *testing.T) {
+	t.Parallel()
 	ns := newNetNS(t)
 	var p *pair
 	ns.do(t, func() { p = loPair(t, families[0]) })
