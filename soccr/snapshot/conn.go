@@ -52,8 +52,8 @@ func (o *bpfSlot) data() (soccr.Data, error) {
 			d.UnsqLen-- // our FIN is the last of them
 		}
 	}
-	if !state.Saveable() || d.UnsqLen > d.OutqLen {
-		return d, fmt.Errorf("state %v, %d bytes of %d not sent: %w", state, d.UnsqLen, d.OutqLen, ErrQueue)
+	if !state.Saveable() || d.UnsqLen > d.OutqLen || o.Family != unix.AF_INET && o.Family != unix.AF_INET6 {
+		return d, fmt.Errorf("state %v, family %d, %d bytes of %d not sent: %w", state, o.Family, d.UnsqLen, d.OutqLen, ErrQueue)
 	}
 	return d, nil
 }

@@ -22,7 +22,7 @@ import (
 const idleTime = 30 * time.Second
 
 // A Snapshotter takes snapshots of TCP connections. Its methods can be
-// called from several goroutines. While idle it keeps 1.7 MiB of the kernel's
+// called from several goroutines. While idle it keeps 1.4 MiB of the kernel's
 // memory.
 type Snapshotter struct {
 	log *slog.Logger
