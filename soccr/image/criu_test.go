@@ -347,3 +347,37 @@ func TestOurImageInADump(t *testing.T) {
 		}
 	}
 }
+
+// TestDumpOfCRIU reads what criu 3.17.1 wrote on Linux 6.1: a client that has
+// sent 12000 bytes of a pattern, which the server does not read, and is slow
+// to read the numbered lines of the server.
+func TestDumpOfCRIU(t *testing.T) {
+	t.Parallel()
+	list, err := ReadCRIU("testdata/criu-3.17")
+	if err != nil || len(list) != 1 || list[0].Err != nil {
+		t.Fatalf("got %+v, %v", list, err)
+	}
+	c := list[0].Conn
+	if c.Local != netip.MustParseAddrPort("127.0.0.1:56170") || c.Remote != netip.MustParseAddrPort("127.0.0.1:5000") || c.State != soccr.Established {
+		t.Errorf("got %s-%s %s", c.Local, c.Remote, c.State)
+	}
+	if !strings.HasPrefix(string(c.Recv), "000021\n000022\n") || len(c.Recv) != 22*7 {
+		t.Errorf("got %q in the receive queue", c.Recv)
+	}
+	for i, b := range c.Send {
+		if at := 12000 - len(c.Send) + i; b != byte(at*7+at/256) {
+			t.Fatalf("byte %d of the send queue: got %d", i, b)
+		}
+	}
+	if c.UnsqLen != 7904 || c.OutqLen != 7904 || !c.HasWindow || c.SndWnd != 0 || c.OptMask&soccr.OptTimestamps == 0 || c.Timestamp == 0 {
+		t.Errorf("got %+v", c.Data)
+	}
+	for name, want := range map[string]int64{"TCP_NODELAY": 1, "TCP_KEEPCNT": 3, "SO_KEEPALIVE": 1, "SO_LINGER": -1, "SO_RCVBUF": 131072} {
+		if c.Options[name] != want {
+			t.Errorf("%s: got %d, want %d", name, c.Options[name], want)
+		}
+	}
+	if _, err := Decode(mustEncode(t, c, Options{})); err != nil {
+		t.Error(err)
+	}
+}

@@ -41,9 +41,11 @@
 // An image of ours can be copied over such a file: criu restore then makes
 // the socket from it. Everything that files.img says about the socket must
 // fit, since CRIU takes family, addresses, ports, state, shutdown and options
-// from there; [Dumped.Accepts] compares them. CRIU demands unsq_len, with
-// window scaling rcv_wscale and with timestamps timestamp, which an image of
-// ours always has.
+// from there; [Dumped.Accepts] compares what both have. CRIU demands unsq_len,
+// with window scaling rcv_wscale and with timestamps timestamp, which an image
+// of ours always has. The queues may be longer or shorter than they were, as
+// long as the sequence numbers are those that the peer expects. Tried with
+// criu 3.17.1 on Linux 6.1.
 package image
 
 //go:generate sh -c "protoc --plugin=protoc-gen-go=`go tool -n protoc-gen-go` --go_out=internal/pb --go_opt=paths=source_relative stackfs-image.proto"

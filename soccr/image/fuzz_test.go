@@ -90,6 +90,14 @@ func FuzzReadCRIU(f *testing.F) {
 	}
 	f.Add(files, stream)
 	f.Add(files, ours)
+	for _, name := range []string{"files.img", "tcp-stream-1257.img"} {
+		b, err := os.ReadFile("testdata/criu-3.17/" + name)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b, stream)
+		f.Add(files, b)
+	}
 	f.Fuzz(func(t *testing.T, files, stream []byte) {
 		list, err := readDump(fstest.MapFS{"files.img": {Data: files}, "tcp-stream-5.img": {Data: stream}})
 		if err != nil {
