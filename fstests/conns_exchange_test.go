@@ -126,6 +126,7 @@ type exchange struct {
 	name           string
 	server, client *party
 	port           int
+	interrupted    bool // by somebody who is not us: an EINTR is no failure
 }
 
 // sides returns both.
@@ -168,7 +169,7 @@ func (e *exchange) end() (server, client exchangeReport) {
 		own, far exchangeReport
 	}{{"server", server, client}, {"client", client, server}} {
 		r := side.own
-		if len(r.Errors) > 0 || r.EINTR > 0 || r.Corrupt > 0 || !r.EOF {
+		if len(r.Errors) > 0 || r.EINTR > 0 && !e.interrupted || r.Corrupt > 0 || !r.EOF {
 			e.t.Errorf("%s %s: errors %v, %d EINTR, %d corrupt bytes, end %v", e.name, side.name, r.Errors, r.EINTR, r.Corrupt, r.EOF)
 		}
 		if r.Received != side.far.Sent || r.Received == 0 {

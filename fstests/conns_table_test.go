@@ -56,6 +56,17 @@ func (m *M) established(stack string, port int) (rows []connRow) {
 	return rows
 }
 
+// has tells whether a connection is there, and in a state.
+func (m *M) has(stack, cookie, state string) bool {
+	m.t.Helper()
+	for _, r := range m.conns(stack) {
+		if r.cookie == cookie {
+			return r.state == state
+		}
+	}
+	return false
+}
+
 // connOf returns the connection of an exchange on a stack: of the server or
 // of the client.
 func (m *M) connOf(stack string, port int, server bool) connRow {
