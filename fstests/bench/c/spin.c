@@ -22,6 +22,7 @@
 
 static int fd;
 static long longest; /* nanoseconds; -1: begin anew */
+static unsigned long worked; /* calls */
 static const char *cpu;
 
 static void *spin(void *arg)
@@ -43,6 +44,7 @@ static void *spin(void *arg)
 			__atomic_compare_exchange_n(&longest, &seen, seen < 0 ? 0 : (long)(now - last), false,
 						    __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
 		last = now;
+		__atomic_fetch_add(&worked, 1, __ATOMIC_RELEASE);
 	}
 	return NULL;
 }
@@ -50,6 +52,15 @@ static void *spin(void *arg)
 static int set(int sock, int option, int value)
 {
 	return setsockopt(sock, SOL_SOCKET, option, &value, sizeof(value));
+}
+
+/* Waits until a call has worked that began after now. */
+static void await_call(void)
+{
+	unsigned long before = __atomic_load_n(&worked, __ATOMIC_ACQUIRE);
+
+	while (__atomic_load_n(&worked, __ATOMIC_ACQUIRE) < before + 2)
+		;
 }
 
 /* A connection: fd, whose buffers hold what they must, and its peer, which
@@ -82,9 +93,9 @@ static int connect_pair(int bytes)
 	return peer;
 }
 
-/* Sends until a queue has so many bytes: ours that of from, else the
- * receive queue of the other end. */
-static void fill(int from, int queue_of, unsigned long queue, int bytes)
+/* Sends until the queue of fd has so many bytes, and still has them after
+ * what the peer takes at first. */
+static void fill(int from, unsigned long queue, int bytes)
 {
 	static char data[65536];
 	double limit = now_ns() + 10e9;
@@ -92,16 +103,19 @@ static void fill(int from, int queue_of, unsigned long queue, int bytes)
 
 	for (int i = 0; i < (int)sizeof(data); i++)
 		data[i] = i * 131 >> 3;
-	for (;;) {
+	for (int full = 0; full < 100;) {
 		int missing;
 
-		if (ioctl(queue_of, queue, &n))
+		if (ioctl(fd, queue, &n))
 			err(1, "ioctl");
 		missing = bytes - n;
-		if (missing <= 0)
-			return;
+		full = missing <= 0 ? full + 1 : 0;
 		if (now_ns() > limit)
 			errx(1, "%d of %d bytes get into the queue", n, bytes);
+		if (full) {
+			usleep(1000);
+			continue;
+		}
 		if (missing > (int)sizeof(data))
 			missing = sizeof(data);
 		if (send(from, data, missing, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 && errno != EAGAIN)
@@ -121,8 +135,8 @@ int main(int argc, char **argv)
 	cpu = argv[1];
 	bytes = atoi(argv[2]);
 	peer = connect_pair(bytes);
-	fill(peer, fd, SIOCINQ, bytes);
-	fill(fd, fd, SIOCOUTQ, bytes);
+	fill(peer, SIOCINQ, bytes);
+	fill(fd, SIOCOUTQ, bytes);
 	if (getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &len))
 		err(1, "SO_COOKIE");
 	if (pthread_create(&thread, NULL, spin, NULL))
@@ -132,10 +146,10 @@ int main(int argc, char **argv)
 	while ((c = getchar()) != EOF) {
 		if (c == 'b') {
 			__atomic_store_n(&longest, -1, __ATOMIC_RELEASE);
-			while (__atomic_load_n(&longest, __ATOMIC_ACQUIRE) < 0)
-				;
+			await_call();
 			puts("ok");
 		} else if (c == 'e') {
+			await_call();
 			printf("%ld\n", __atomic_load_n(&longest, __ATOMIC_ACQUIRE));
 		}
 		fflush(stdout);
