@@ -172,6 +172,14 @@ func mustMatch(t testing.TB, got *soccr.Conn, e *end) {
 	}
 }
 
+// awaitAcks waits until the peer acknowledged everything.
+func (e *end) awaitAcks() error {
+	return until(func() (bool, error) {
+		n, err := unix.IoctlGetInt(e.fd, unix.SIOCOUTQ)
+		return n == 0, err
+	})
+}
+
 // must fails the test on an error.
 func must(t testing.TB, err error) {
 	t.Helper()

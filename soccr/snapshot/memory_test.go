@@ -111,6 +111,7 @@ func TestReceivedOverVeth(t *testing.T) {
 				mustSend(t, p.client, data[at:min(at+c.chunk, len(data))])
 			}
 			must(t, p.server.await(len(data)))
+			must(t, p.client.awaitAcks())
 			got := mustTakeConn(t, s, w.a, p.server)
 			if !bytes.Equal(got.Recv, data) {
 				t.Errorf("%d other bytes than were sent", len(got.Recv))
