@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 
 	"golang.org/x/sys/unix"
 
@@ -43,8 +42,8 @@ func (s *Stack) disconnect(ctx context.Context, sock *socket) error {
 		return err
 	}
 	for _, h := range found[uint64(sock.inode)] {
-		f, err := fetchSocket(h, sock.cookie)
-		if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EBADF) {
+		f, err := peer.FetchSocket(h, sock.cookie)
+		if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EBADF) {
 			continue
 		}
 		if err != nil {
@@ -54,34 +53,4 @@ func (s *Stack) disconnect(ctx context.Context, sock *socket) error {
 		return control(f, disconnectFD)
 	}
 	return unix.ENOENT
-}
-
-// fetchSocket duplicates a descriptor of a process, if it is the socket with
-// that cookie. Returns EBADF if it is something else.
-func fetchSocket(h peer.Holder, cookie uint64) (*os.File, error) {
-	tid := h.PID
-	if h.TID != 0 {
-		tid = h.TID
-	}
-	p, err := peer.Open(tid)
-	if err != nil {
-		return nil, err
-	}
-	defer p.Close()
-	f, err := p.FetchFD(h.PID, h.FD, peer.IsSocket, unix.EBADF)
-	if err != nil {
-		return nil, err
-	}
-	err = control(f, func(fd int) error {
-		got, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
-		if err == nil && got != cookie {
-			err = unix.EBADF
-		}
-		return err
-	})
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	return f, nil
 }

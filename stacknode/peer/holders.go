@@ -25,7 +25,10 @@ type Holder struct {
 // processes, by names alone (FetchFD says why), the daemon's own too.
 //
 // A socket that is under way in an SCM_RIGHTS message, or that io_uring holds
-// for a process, is in no table.
+// for a process, is in no table. Nor is there anything of a process that the
+// daemon may not look into, for all its capabilities: one outside of its user
+// namespace or its sandbox. Such a process cannot be frozen or read by the
+// daemon either, whoever asks for that.
 func FindHolders(inodes map[uint64]bool) (map[uint64][]Holder, error) {
 	proc, err := openPath(unix.AT_FDCWD, "/proc", unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
@@ -38,17 +41,16 @@ func FindHolders(inodes map[uint64]bool) (map[uint64][]Holder, error) {
 		return nil, fmt.Errorf("processes: %w", err)
 	}
 	for _, pid := range pids {
-		if err := s.process(pid); err != nil && !vanished(err) {
+		if err := s.process(pid); err != nil && !unseen(err) {
 			return nil, fmt.Errorf("descriptors of process %d: %w", pid, err)
 		}
 	}
 	return s.found, nil
 }
 
-// vanished tells whether err means that a process ended while it was looked
-// at, or that it is one of a user that this daemon has no rights over: what
-// that holds it cannot be asked for either.
-func vanished(err error) bool {
+// unseen tells whether err means that a process ended while it was looked at,
+// or that the daemon may not look.
+func unseen(err error) bool {
 	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM)
 }
 
@@ -85,7 +87,7 @@ func (s *holderScan) process(pid int) error {
 			continue
 		}
 		err := s.table(name+"/task/"+strconv.Itoa(tid)+"/fd", Holder{PID: pid, TID: tid})
-		if err != nil && !vanished(err) {
+		if err != nil && !unseen(err) {
 			return err
 		}
 		s.tables = append(s.tables, tid)

@@ -37,6 +37,9 @@ func eachSocket(dir *os.File, buf []byte, fn func(fd int, inode uint64)) error {
 				// The name in the buffer ends with a zero.
 				l, _, e := unix.Syscall6(unix.SYS_READLINKAT, dirfd, uintptr(unsafe.Pointer(&b[direntName])),
 					uintptr(unsafe.Pointer(&link)), uintptr(len(link)), 0, 0)
+				if e == unix.EACCES || e == unix.EPERM {
+					return os.NewSyscallError("readlink", e)
+				}
 				if e == 0 && l > uintptr(len(socketName)) && string(link[:len(socketName)]) == socketName {
 					if inode, ok := number(link[len(socketName):l]); ok {
 						fn(int(fd), inode)

@@ -112,3 +112,37 @@ func BenchmarkFindHolders(b *testing.B) {
 		}
 	}
 }
+
+func TestFetchSocket(t *testing.T) {
+	requireRoot(t)
+	h := startHelper(t, "", syscall.SysProcAttr{})
+	holder := Holder{PID: h.pid, FD: h.fd}
+	pidfd, err := unix.PidfdOpen(h.pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pidfd)
+	fd, err := unix.PidfdGetfd(pidfd, h.fd, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := FetchSocket(holder, cookie)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if got := socketInode(t, int(f.Fd())); got != h.inode {
+		t.Errorf("got socket %d, want %d", got, h.inode)
+	}
+	if _, err := FetchSocket(holder, cookie+1); !errors.Is(err, unix.EBADF) {
+		t.Errorf("another cookie: got %v, want EBADF", err)
+	}
+	if _, err := FetchSocket(Holder{PID: h.pid, FD: 0}, cookie); !errors.Is(err, unix.EBADF) {
+		t.Errorf("a pipe: got %v, want EBADF", err)
+	}
+}

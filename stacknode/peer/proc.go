@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/stackfs/stackfs/stacknode"
 )
 
@@ -256,6 +258,37 @@ func (p *Proc) FetchFD(tgid, n int, want func(name string) bool, wrong error) (*
 		return nil, fmt.Errorf("descriptor %d of the caller: %w", n, wrong)
 	}
 	return os.NewFile(uintptr(fd), "fetched"), nil
+}
+
+// FetchSocket duplicates the descriptor of a holder, if it is the socket with
+// that SO_COOKIE. The caller closes it. Returns EBADF if it is something else
+// now, ESRCH or ENOENT if the holder has ended.
+func FetchSocket(h Holder, cookie uint64) (*os.File, error) {
+	tid := h.PID
+	if h.TID != 0 {
+		tid = h.TID
+	}
+	p, err := Open(tid)
+	if err != nil {
+		return nil, err
+	}
+	defer p.Close()
+	f, err := p.FetchFD(h.PID, h.FD, IsSocket, unix.EBADF)
+	if err != nil {
+		return nil, err
+	}
+	cerr := control(f, func(fd int) {
+		var got uint64
+		got, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
+		if err == nil && got != cookie {
+			err = unix.EBADF
+		}
+	})
+	if err = errors.Join(cerr, err); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("descriptor %d of process %d: %w", h.FD, h.PID, err)
+	}
+	return f, nil
 }
 
 // IsSocket tells whether name, from /proc/PID/fd, is that of a socket.
