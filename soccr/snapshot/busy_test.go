@@ -168,6 +168,7 @@ func TestBusyConnection(t *testing.T) {
 				begin = append(begin, r.Conn.Data)
 			}
 			e := startEcho(t, p)
+			must(t, until(func() (bool, error) { return e.sent.Load() > 1<<20, nil }))
 			var bytes, empty int
 			var held []time.Duration
 			for range c.takes {

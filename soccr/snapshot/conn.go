@@ -125,7 +125,7 @@ func (o *bpfSlot) lost(negotiated uint32) []string {
 
 // conn makes a connection of a slot that was taken. ifname is the name of
 // the interface that the socket is bound to, empty for none.
-func (s *Snapshotter) conn(o *bpfSlot, a *arena, ifname string) (*soccr.Conn, error) {
+func (o *bpfSlot) conn(f *facts, a *arena, ifname string) (*soccr.Conn, error) {
 	d, err := o.data()
 	if err != nil {
 		return nil, err
@@ -134,7 +134,7 @@ func (s *Snapshotter) conn(o *bpfSlot, a *arena, ifname string) (*soccr.Conn, er
 		Data:       d,
 		Family:     int(o.Family),
 		Shutdown:   o.Shutdown,
-		Options:    s.options(o),
+		Options:    o.options(f),
 		Congestion: cString(o.Congestion[:]),
 		Device:     ifname,
 		Meta: soccr.Meta{

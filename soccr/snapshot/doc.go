@@ -20,6 +20,10 @@
 // request arrived. Sockets for which the arena was too full are taken in a
 // further pass.
 //
+// The iterator waits for the lock of each socket on its way. The owner of a
+// socket can hold that as long as he likes, and has no snapshots in the
+// namespace meanwhile: [ErrStuck]. Other namespaces are not concerned.
+//
 // # What is needed
 //
 // Linux 6.1 or newer for x86-64 with BTF (CONFIG_DEBUG_INFO_BTF), and

@@ -11,6 +11,9 @@ var (
 	// ErrQueue: the bytes of a queue were not as the sequence numbers tell,
 	// or could not be read. Nothing of it is returned.
 	ErrQueue = fmt.Errorf("the queue is not as it should be: %w", syscall.EIO)
+	// ErrStuck: the owner of a socket in the namespace keeps its lock, which
+	// the iterator waits for.
+	ErrStuck = fmt.Errorf("a socket in the namespace is locked by its owner: %w", syscall.ETIMEDOUT)
 	// ErrClosed: the Snapshotter was closed.
 	ErrClosed = fmt.Errorf("the snapshotter is closed: %w", syscall.ENODEV)
 )

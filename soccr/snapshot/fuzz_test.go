@@ -22,7 +22,7 @@ func FuzzSlot(f *testing.F) {
 	f.Add(b.Bytes(), uint32(100), uint32(7))
 	f.Add(b.Bytes(), uint32(5), uint32(1<<32-1))
 	f.Add(bytes.Repeat([]byte{0xff}, b.Len()), uint32(1<<20), uint32(1<<20))
-	s := &Snapshotter{known: soccr.OptionNames(), hz: 250}
+	e := &engine{facts: &facts{known: soccr.OptionNames(), hz: 250}}
 	a := &arena{mem: make([]byte, 2*blockSize)}
 	f.Fuzz(func(t *testing.T, raw []byte, used0, used1 uint32) {
 		var o bpfSlot
@@ -32,8 +32,8 @@ func FuzzSlot(f *testing.F) {
 		binary.NativeEndian.PutUint32(a.mem, used0)
 		binary.NativeEndian.PutUint32(a.mem[blockSize:], used1)
 		r := &shared{}
-		s.arena = a
-		s.fill(r, &o, o.Cookie, map[int32]string{1: "lo"})
+		e.arena = a
+		e.fill(r, &o, o.Cookie, map[int32]string{1: "lo"})
 		if (r.Err == nil) != (r.Conn != nil) {
 			t.Fatalf("connection %v, error %v", r.Conn, r.Err)
 		}

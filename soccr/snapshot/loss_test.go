@@ -145,7 +145,7 @@ func TestReceivedTwice(t *testing.T) {
 	if !bytes.Equal(got.Recv, data) {
 		t.Errorf("receive queue: %d other bytes than were sent", len(got.Recv))
 	}
-	mustMatch(t, got, p.server)
+	mustMatch(t, s, ns, got, p.server)
 }
 
 // forge sends a segment to a socket as if it came from its peer (IPv4).

@@ -22,7 +22,7 @@ const (
 func (s *Snapshotter) memoryUsed() uint32 {
 	s.pass.Lock()
 	defer s.pass.Unlock()
-	return s.slots[0].Memory
+	return s.engine.slots[0].Memory
 }
 
 // A wire is two namespaces joined by a veth pair.
@@ -119,7 +119,7 @@ func TestReceivedOverVeth(t *testing.T) {
 			if m := s.memoryUsed(); m&c.memory != c.memory || m&c.never != 0 {
 				t.Errorf("memory %03b, want %03b and not %03b", m, c.memory, c.never)
 			}
-			mustMatch(t, got, p.server)
+			mustMatch(t, s, w.a, got, p.server)
 		})
 	}
 }
@@ -171,7 +171,7 @@ func TestSentWithoutCopy(t *testing.T) {
 			if !bytes.Equal(got.Send, data[:5000+n+1000]) {
 				t.Errorf("%d other bytes than the %d that were sent", len(got.Send), 5000+n+1000)
 			}
-			mustMatch(t, got, p.server)
+			mustMatch(t, s, ns, got, p.server)
 		})
 	}
 }
@@ -201,5 +201,5 @@ func TestSentFromHugePage(t *testing.T) {
 	if !bytes.Equal(got.Send, mem[:total]) {
 		t.Errorf("%d other bytes than the %d that were sent", len(got.Send), total)
 	}
-	mustMatch(t, got, p.server)
+	mustMatch(t, s, ns, got, p.server)
 }

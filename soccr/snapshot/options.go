@@ -24,13 +24,13 @@ const (
 )
 
 // options returns the options that this kernel has and that are set.
-func (s *Snapshotter) options(o *bpfSlot) soccr.Options {
-	opts := make(soccr.Options, len(s.known))
-	for _, name := range s.known {
+func (o *bpfSlot) options(f *facts) soccr.Options {
+	opts := make(soccr.Options, len(f.known))
+	for _, name := range f.known {
 		if name.Flags&soccr.FlagInet6 != 0 && o.Family != unix.AF_INET6 {
 			continue
 		}
-		if v, set := o.option(name.Name, s.hz); set {
+		if v, set := o.option(name.Name, f.hz); set {
 			opts[name.Name] = v
 		}
 	}

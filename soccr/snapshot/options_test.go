@@ -44,7 +44,7 @@ func TestOptions(t *testing.T) {
 	for _, f := range families {
 		for _, change := range []bool{false, true} {
 			p := ns.mustPair(t, f.family, f.addr)
-			for _, o := range s.known {
+			for _, o := range s.facts.known {
 				if !change || o.Flags&soccr.FlagInet6 != 0 && f.family != unix.AF_INET6 || o.Name == "IPV6_V6ONLY" {
 					continue // the last is too late for a connection
 				}
@@ -96,7 +96,7 @@ func TestOptions(t *testing.T) {
 			if v := got.Options["TCP_MAXSEG"]; change && v != 1000 {
 				t.Errorf("%s: TCP_MAXSEG is %d, want 1000", f.name, v)
 			}
-			mustMatch(t, got, p.client)
+			mustMatch(t, s, ns, got, p.client)
 		}
 	}
 }
@@ -127,7 +127,7 @@ func TestV6Only(t *testing.T) {
 	if got.Options["IPV6_V6ONLY"] != 1 {
 		t.Errorf("IPV6_V6ONLY is %d", got.Options["IPV6_V6ONLY"])
 	}
-	mustMatch(t, got, p.client)
+	mustMatch(t, s, ns, got, p.client)
 }
 
 // A link-local address has the interface as its zone.
@@ -186,6 +186,6 @@ func TestLinkLocalZone(t *testing.T) {
 		if got.Local.Addr().String() != "fe80::1234%dm0" || got.Remote.Addr().String() != "fe80::1234%dm0" {
 			t.Errorf("addresses %v and %v", got.Local, got.Remote)
 		}
-		mustMatch(t, got, e)
+		mustMatch(t, s, ns, got, e)
 	}
 }

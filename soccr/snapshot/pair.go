@@ -24,9 +24,9 @@ type end struct {
 	cookie uint64
 }
 
-// patience is how long a call on a pair may take. Over loopback it takes
+// pairPatience is how long a call on a pair may take. Over loopback it takes
 // microseconds.
-const patience = 5 * time.Second
+const pairPatience = 5 * time.Second
 
 // newPair connects two sockets of a family over an address of this host.
 // They are non-blocking.
@@ -133,8 +133,8 @@ func (e *end) Close() error { return unix.Close(e.fd) }
 // wait waits for an event of poll(2).
 func (e *end) wait(event int16) error {
 	p := []unix.PollFd{{Fd: int32(e.fd), Events: event}}
-	for end := time.Now().Add(patience); time.Now().Before(end); {
-		switch n, err := unix.Poll(p, int(patience/time.Millisecond)); {
+	for end := time.Now().Add(pairPatience); time.Now().Before(end); {
+		switch n, err := unix.Poll(p, int(pairPatience/time.Millisecond)); {
 		case err != nil && err != unix.EINTR:
 			return os.NewSyscallError("poll", err)
 		case n > 0:
@@ -179,7 +179,7 @@ func (e *end) awaitState(state soccr.State) error {
 }
 
 func until(done func() (bool, error)) error {
-	for end := time.Now().Add(patience); time.Now().Before(end); {
+	for end := time.Now().Add(pairPatience); time.Now().Before(end); {
 		if ok, err := done(); ok || err != nil {
 			return err
 		}

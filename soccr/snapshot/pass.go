@@ -19,18 +19,24 @@ const maxSlots = 512
 // connections in fewer passes. One connection may need more.
 const largestShare = 64 << 20
 
-// takeAll fills in the results of a namespace, pass by pass. The caller
-// holds s.pass. It returns an error if a pass cannot be made at all.
-func (s *Snapshotter) takeAll(ns NetNS, results map[uint64]*shared) error {
+// patience is how long a pass may take. It takes milliseconds, but the
+// iterator waits for the lock of each socket, and who owns a socket can hold
+// that for as long as he likes: by sending from memory that is not there yet
+// (userfaultfd(2), a file of a FUSE server of his own).
+const patience = 10 * time.Second
+
+// takeAll fills in the results of a namespace, pass by pass. It returns an
+// error if a pass cannot be made at all, or cannot be waited for: ErrStuck.
+func (e *engine) takeAll(ns NetNS, results map[uint64]*shared) error {
 	todo := slices.Collect(maps.Keys(results))
 	again := make(map[uint64]bool) // was looked for once in vain
 	for len(todo) > 0 {
 		now := todo[:min(len(todo), maxSlots)]
-		slots, err := s.onePass(ns, now)
+		slots, err := e.onePass(ns, now)
 		if err != nil {
 			return err
 		}
-		names, err := s.ifnames(ns, slots)
+		names, err := ifnames(ns, slots)
 		if err != nil {
 			return err
 		}
@@ -49,11 +55,11 @@ func (s *Snapshotter) takeAll(ns NetNS, results map[uint64]*shared) error {
 				again[cookie] = true
 				left = append(left, cookie)
 			default:
-				s.fill(results[cookie], o, cookie, names)
+				e.fill(results[cookie], o, cookie, names)
 			}
 		}
 		if need > 0 {
-			if err := s.grow(max(largest, min(need, largestShare))); err != nil {
+			if err := e.grow(max(largest, min(need, largestShare))); err != nil {
 				return err
 			}
 		}
@@ -63,7 +69,7 @@ func (s *Snapshotter) takeAll(ns NetNS, results map[uint64]*shared) error {
 }
 
 // fill makes a result of a slot that is final.
-func (s *Snapshotter) fill(r *shared, o *bpfSlot, cookie uint64, names map[int32]string) {
+func (e *engine) fill(r *shared, o *bpfSlot, cookie uint64, names map[int32]string) {
 	r.Conn, r.Err, r.Held = nil, o.failure(), o.held()
 	r.repair = o.Repair != 0
 	if r.Err != nil {
@@ -73,38 +79,37 @@ func (s *Snapshotter) fill(r *shared, o *bpfSlot, cookie uint64, names map[int32
 		r.Err = fmt.Errorf("slot of connection %d has %d: %w", cookie, o.Cookie, ErrQueue)
 		return
 	}
-	if r.Conn, r.Err = s.conn(o, s.arena, names[o.BoundDevIf]); r.Err == nil {
+	if r.Conn, r.Err = o.conn(e.facts, e.arena, names[o.BoundDevIf]); r.Err == nil {
 		r.Conn.Meta.Time = time.Now()
 	}
 }
 
 // onePass runs the iterator once for at most maxSlots cookies. The slots that
 // it returns are valid until the next pass, as is what the arena has.
-func (s *Snapshotter) onePass(ns NetNS, cookies []uint64) ([]bpfSlot, error) {
-	slots := s.slots[:len(cookies)]
+func (e *engine) onePass(ns NetNS, cookies []uint64) ([]bpfSlot, error) {
+	slots := e.slots[:len(cookies)]
 	clear(slots)
-	s.arena.reset()
-	s.control.Wanted = uint32(len(cookies))
-	s.control.Block = 0
-	s.control.Blocks = uint32(s.arena.blocks())
-	s.used = time.Now()
-	s.passes.Add(1)
+	e.arena.reset()
+	e.control.Wanted = uint32(len(cookies))
+	e.control.Block = 0
+	e.control.Blocks = uint32(e.arena.blocks())
+	e.passes.Add(1)
 
 	numbers := make([]uint32, len(cookies))
 	for i := range numbers {
 		numbers[i] = uint32(i)
 	}
-	if _, err := s.objs.Wanted.BatchUpdate(cookies, numbers, nil); err != nil {
-		return nil, errors.Join(fmt.Errorf("tell the wanted cookies: %w", err), s.forget(cookies))
+	if _, err := e.objs.Wanted.BatchUpdate(cookies, numbers, nil); err != nil {
+		return nil, errors.Join(fmt.Errorf("tell the wanted cookies: %w", err), e.forget(cookies))
 	}
-	err := s.iterate(ns)
-	return slots, errors.Join(err, s.forget(cookies))
+	err := e.iterate(ns)
+	return slots, errors.Join(err, e.forget(cookies))
 }
 
 // forget empties the map of wanted cookies.
-func (s *Snapshotter) forget(cookies []uint64) error {
+func (e *engine) forget(cookies []uint64) error {
 	for _, cookie := range cookies {
-		if err := s.objs.Wanted.Delete(cookie); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		if err := e.objs.Wanted.Delete(cookie); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 			return fmt.Errorf("forget a cookie: %w", err)
 		}
 	}
@@ -112,19 +117,38 @@ func (s *Snapshotter) forget(cookies []uint64) error {
 }
 
 // iterate lets the kernel go through the sockets of a namespace: that of the
-// thread that opens the iterator.
-func (s *Snapshotter) iterate(ns NetNS) error {
+// thread that opens the iterator. After ErrStuck the engine is still at work,
+// until e.reading is closed.
+func (e *engine) iterate(ns NetNS) error {
 	var it io.ReadCloser
 	err := ns.Do(func() (err error) {
-		it, err = s.iter.Open()
+		it, err = e.iter.Open()
 		return err
 	})
 	if err != nil {
-		return err
+		return fmt.Errorf("open the iterator: %w", err)
 	}
-	defer it.Close()
-	// The program writes a byte when it has seen all that is wanted, which
-	// fills this buffer and thereby ends the read.
+	reading, result := make(chan struct{}), make(chan error, 1)
+	go func() {
+		defer close(reading)
+		defer it.Close()
+		result <- readAll(it)
+	}()
+	timeout := time.NewTimer(e.patience)
+	defer timeout.Stop()
+	select {
+	case <-reading:
+		return <-result
+	case <-timeout.C:
+		e.reading = reading
+		return ErrStuck
+	}
+}
+
+// readAll reads the iterator to the end of the table, or until the program
+// writes a byte, which says that it has seen all that is wanted: that fills
+// the buffer and thereby ends the read.
+func readAll(it io.Reader) error {
 	var enough [1]byte
 	for {
 		switch n, err := it.Read(enough[:]); {
@@ -137,95 +161,4 @@ func (s *Snapshotter) iterate(ns NetNS) error {
 			return fmt.Errorf("read the iterator: %w", err)
 		}
 	}
-}
-
-// ifnames returns the names of the interfaces that sockets are bound to.
-func (s *Snapshotter) ifnames(ns NetNS, slots []bpfSlot) (map[int32]string, error) {
-	names := make(map[int32]string)
-	for i := range slots {
-		if o := &slots[i]; o.Status == bpfStatusTAKEN && o.BoundDevIf != 0 {
-			names[o.BoundDevIf] = ""
-		}
-	}
-	if len(names) == 0 {
-		return nil, nil
-	}
-	return names, ns.Do(func() error {
-		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			return fmt.Errorf("socket: %w", err)
-		}
-		defer unix.Close(fd)
-		for index := range names {
-			ifr, err := unix.NewIfreq("")
-			if err == nil {
-				ifr.SetUint32(uint32(index))
-				err = unix.IoctlIfreq(fd, unix.SIOCGIFNAME, ifr)
-			}
-			switch {
-			case err == nil:
-				names[index] = ifr.Name()
-			case !errors.Is(err, unix.ENODEV): // deleted meanwhile
-				return fmt.Errorf("ioctl SIOCGIFNAME %d: %w", index, err)
-			}
-		}
-		return nil
-	})
-}
-
-// grow makes the arena hold that many bytes. The caller holds s.pass.
-func (s *Snapshotter) grow(bytes int64) error {
-	for _, blocks := range arenaBlocks {
-		if int64(blocks)*blockHolds >= bytes {
-			if blocks <= s.arena.blocks() {
-				return nil
-			}
-			return s.setArena(blocks)
-		}
-	}
-	return fmt.Errorf("an arena for %d bytes: %w", bytes, unix.E2BIG)
-}
-
-// setArena puts an empty arena of that size in the place of the one that is
-// there. The caller holds s.pass, or is New.
-func (s *Snapshotter) setArena(blocks int) error {
-	a, err := newArena(s.arenaSpec, blocks)
-	if err != nil {
-		return err
-	}
-	if err := s.objs.Arenas.Put(uint32(0), a.m); err != nil {
-		a.Close()
-		return fmt.Errorf("install an arena: %w", err)
-	}
-	old := s.arena
-	s.arena = a
-	if blocks > arenaBlocks[0] {
-		s.shrinkLater()
-	}
-	if old == nil {
-		return nil
-	}
-	return old.Close()
-}
-
-// shrinkLater gives the memory of a large arena back when there was no pass
-// for a while. The caller holds s.pass.
-func (s *Snapshotter) shrinkLater() {
-	if s.shrink != nil {
-		s.shrink.Reset(idleTime)
-		return
-	}
-	s.shrink = time.AfterFunc(idleTime, func() {
-		s.pass.Lock()
-		defer s.pass.Unlock()
-		switch {
-		case s.arena == nil || s.arena.blocks() == arenaBlocks[0]:
-		case time.Since(s.used) < idleTime:
-			s.shrinkLater()
-		default:
-			if err := s.setArena(arenaBlocks[0]); err != nil {
-				s.log.Warn("cannot make the snapshot arena small again", "err", err)
-			}
-		}
-	})
 }

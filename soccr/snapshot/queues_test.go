@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -46,15 +47,19 @@ func TestQueueSizes(t *testing.T) {
 			if !bytes.Equal(got.Send, sent) {
 				t.Errorf("send queue: %d other bytes than were sent", len(got.Send))
 			}
-			mustMatch(t, got, p.server)
+			mustMatch(t, s, ns, got, p.server)
 		})
 	}
-	if s.arena.blocks() < 16 {
-		t.Errorf("the arena has %d blocks after 80 MiB", s.arena.blocks())
+	if s.engine.arena.blocks() < 16 {
+		t.Errorf("the arena has %d blocks after 80 MiB", s.engine.arena.blocks())
 	}
-	s.pass.Lock()
-	defer s.pass.Unlock()
-	must(t, s.setArena(arenaBlocks[0]))
+	// Much later.
+	s.used = time.Now().Add(-idleTime)
+	s.shrinkNow()
+	if s.engine.arena.blocks() != 1 {
+		t.Errorf("the arena has %d blocks after it was idle", s.engine.arena.blocks())
+	}
+	mustTakeConn(t, s, ns, ns.mustPair(t, unix.AF_INET, v4Loopback).client)
 }
 
 // mustSendSlowly fills a receive queue, whose window opens bit by bit.
@@ -91,7 +96,7 @@ func TestSmallWrites(t *testing.T) {
 	if !bytes.Equal(got.Recv, data) || !bytes.Equal(got.Send, data) {
 		t.Errorf("got %d and %d other bytes than were sent", len(got.Recv), len(got.Send))
 	}
-	mustMatch(t, got, p.server)
+	mustMatch(t, s, ns, got, p.server)
 }
 
 // More connections than the arena holds at once take several passes.
@@ -158,7 +163,7 @@ func TestSequenceNumbersWrap(t *testing.T) {
 		if !bytes.Equal(got.Recv, data) || !bytes.Equal(got.Send, sent) {
 			t.Errorf("got %d and %d other bytes than were sent", len(got.Recv), len(got.Send))
 		}
-		mustMatch(t, got, p.server)
+		mustMatch(t, s, ns, got, p.server)
 	}
 }
 

@@ -52,7 +52,7 @@ func TestUrgentDataIsRefused(t *testing.T) {
 				t.Fatalf("read: %d, %v", n, err)
 			}
 		}
-		mustMatch(t, mustTakeConn(t, s, ns, p.server), p.server)
+		mustMatch(t, s, ns, mustTakeConn(t, s, ns, p.server), p.server)
 		mustTakeConn(t, s, ns, p.client)
 
 		must(t, p.server.deafen())
@@ -110,7 +110,7 @@ func TestMPTCPIsRefused(t *testing.T) {
 	}
 	// Plain TCP that was accepted on a listener for MPTCP is just that.
 	for _, e := range []*end{clients[1], servers[1]} {
-		mustMatch(t, mustTakeConn(t, s, ns, e), e)
+		mustMatch(t, s, ns, mustTakeConn(t, s, ns, e), e)
 	}
 }
 
@@ -140,7 +140,7 @@ func TestSockmapIsRefused(t *testing.T) {
 	must(t, m.Put(uint32(0), uint32(p.client.fd)))
 	mustRefuse(t, mustTake(t, s, ns, p.client), "its data goes through BPF (sockmap)")
 	must(t, m.Delete(uint32(0)))
-	mustMatch(t, mustTakeConn(t, s, ns, p.client), p.client)
+	mustMatch(t, s, ns, mustTakeConn(t, s, ns, p.client), p.client)
 }
 
 func TestULPIsRefused(t *testing.T) {

@@ -97,7 +97,7 @@ func TestStatesAndFamilies(t *testing.T) {
 					if !slices.Equal(got.Recv, bytes[:in]) {
 						t.Errorf("receive queue: %d other bytes than were sent", len(got.Recv))
 					}
-					mustMatch(t, got, e)
+					mustMatch(t, s, ns, got, e)
 				})
 			}
 		})
@@ -127,7 +127,7 @@ func TestEndOfStreamReadAndUnread(t *testing.T) {
 		if !slices.Equal(got.Recv, bytes[100-unread:]) {
 			t.Errorf("%d unread: got %d bytes", unread, len(got.Recv))
 		}
-		mustMatch(t, got, p.server)
+		mustMatch(t, s, ns, got, p.server)
 	}
 }
 
@@ -155,7 +155,7 @@ func TestSynSent(t *testing.T) {
 		if got.State != soccr.SynSent || len(got.Recv)+len(got.Send) != 0 || got.UnsqLen != 0 {
 			t.Errorf("%s: state %v, %d+%d bytes, %d unsent", f.name, got.State, len(got.Recv), len(got.Send), got.UnsqLen)
 		}
-		mustMatch(t, got, e)
+		mustMatch(t, s, ns, got, e)
 	}
 }
 

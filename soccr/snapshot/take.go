@@ -1,12 +1,7 @@
 package snapshot
 
 import (
-	"bytes"
 	"context"
-	"errors"
-	"maps"
-	"slices"
-	"sync"
 	"time"
 
 	"github.com/stackfs/stackfs/soccr"
@@ -47,7 +42,9 @@ type Result struct {
 // by whoever holds it; see [Snapshotter.TakeHeld].
 //
 // Take returns an error, and no results, if ctx ends, if the Snapshotter is
-// closed, or if the iterator fails altogether, for instance because Do does.
+// closed, or if the iterator fails altogether, for instance because Do does;
+// [ErrStuck] after 10 s, or at once in a namespace where that is known, if
+// the owner of any socket there keeps its lock.
 func (s *Snapshotter) Take(ctx context.Context, ns NetNS, cookies []uint64) ([]Result, error) {
 	return s.take(ctx, ns, cookies, false)
 }
@@ -83,93 +80,4 @@ func (s *Snapshotter) take(ctx context.Context, ns NetNS, cookies []uint64, held
 		results[i] = b.results[cookie].hand(held)
 	}
 	return results, nil
-}
-
-// A batch is what is taken of one namespace together. Until it begins,
-// requests join it.
-type batch struct {
-	ns      NetNS
-	results map[uint64]*shared // by cookie
-	waiting int                // requests; guarded by Snapshotter.mu
-
-	done chan struct{} // closed when results and err are complete
-	err  error
-}
-
-// shared is a result that several requests may get.
-type shared struct {
-	Result
-	repair bool // the socket was in repair mode
-
-	mu    sync.Mutex
-	given bool // Conn belongs to somebody
-}
-
-// hand returns the result for one request, who holds the socket or not.
-func (r *shared) hand(held bool) Result {
-	if r.repair && !held && (r.Err == nil || errors.Is(r.Err, ErrQueue)) {
-		return Result{Err: soccr.ErrRepair, Held: r.Held}
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	mine := r.Result
-	if r.given && r.Conn != nil {
-		mine.Conn = clone(r.Conn)
-	}
-	r.given = true
-	return mine
-}
-
-// clone copies a connection with all its memory.
-func clone(c *soccr.Conn) *soccr.Conn {
-	n := *c
-	n.Recv, n.Send = bytes.Clone(c.Recv), bytes.Clone(c.Send)
-	n.Options = maps.Clone(c.Options)
-	n.Info.Lost = slices.Clone(c.Info.Lost)
-	return &n
-}
-
-// join adds a request to the batch of its namespace that has not begun yet.
-func (s *Snapshotter) join(ns NetNS, cookies []uint64) (*batch, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return nil, ErrClosed
-	}
-	b := s.pending[ns.Key]
-	if b == nil {
-		b = &batch{ns: ns, results: make(map[uint64]*shared), done: make(chan struct{})}
-		s.pending[ns.Key] = b
-		s.running.Add(1)
-		go s.run(b)
-	}
-	b.waiting++
-	for _, cookie := range cookies {
-		if b.results[cookie] == nil {
-			b.results[cookie] = &shared{Result: Result{Err: soccr.ErrNotFound}}
-		}
-	}
-	return b, nil
-}
-
-// leave takes back a request. A batch that nobody waits for is not begun.
-func (s *Snapshotter) leave(b *batch) {
-	s.mu.Lock()
-	b.waiting--
-	s.mu.Unlock()
-}
-
-// run waits for its turn, closes the batch for others and does it.
-func (s *Snapshotter) run(b *batch) {
-	defer s.running.Done()
-	s.pass.Lock()
-	defer s.pass.Unlock()
-	s.mu.Lock()
-	delete(s.pending, b.ns.Key)
-	unwanted := b.waiting == 0
-	s.mu.Unlock()
-	if !unwanted {
-		b.err = s.takeAll(b.ns, b.results)
-	}
-	close(b.done)
 }

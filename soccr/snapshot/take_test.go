@@ -48,7 +48,7 @@ func TestNotAcceptedYet(t *testing.T) {
 		if got.Meta.Inode == 0 || got.Meta.Cookie != row.cookie {
 			t.Errorf("accepted: inode %d, cookie %d", got.Meta.Inode, got.Meta.Cookie)
 		}
-		mustMatch(t, got, server)
+		mustMatch(t, s, ns, got, server)
 		server.Close()
 	}
 	if !found {
