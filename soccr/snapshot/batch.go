@@ -138,6 +138,7 @@ func (s *Snapshotter) abandon(key any) {
 // for a while. The caller holds s.pass.
 func (s *Snapshotter) shrinkLater() {
 	s.used = time.Now()
+	s.blocks.Store(int64(s.engine.arena.blocks()))
 	if s.engine.arena.blocks() == arenaBlocks[0] {
 		return
 	}
@@ -157,4 +158,5 @@ func (s *Snapshotter) shrinkNow() {
 	if err := s.engine.setArena(arenaBlocks[0]); err != nil {
 		s.log.Warn("cannot make the snapshot arena small again", "err", err)
 	}
+	s.blocks.Store(int64(s.engine.arena.blocks()))
 }

@@ -25,6 +25,7 @@ type Snapshotter struct {
 	log    *slog.Logger
 	facts  facts
 	passes atomic.Int64
+	blocks atomic.Int64 // of the arena, MiB
 
 	// pass is held while the engine is in use. The fields up to mu are
 	// guarded by it.
@@ -57,6 +58,7 @@ func New(log *slog.Logger) (*Snapshotter, error) {
 	if s.engine, err = newEngine(&s.facts, &s.passes); err != nil {
 		return nil, err
 	}
+	s.blocks.Store(int64(arenaBlocks[0]))
 	loaded := time.Now()
 	if err := selfTest(s.engine); err != nil {
 		return nil, errors.Join(fmt.Errorf("self-test: %w", err), s.engine.release())
@@ -94,15 +96,16 @@ func (s *Snapshotter) Close() error {
 	return e.release()
 }
 
-// Describe returns a line for people.
+// Describe returns a line for people. It waits for nothing.
 func (s *Snapshotter) Describe() string {
-	s.pass.Lock()
-	defer s.pass.Unlock()
-	blocks := 0
-	if s.engine != nil {
-		blocks = s.engine.arena.blocks()
+	s.mu.Lock()
+	stuck := len(s.stuck)
+	s.mu.Unlock()
+	line := fmt.Sprintf("bpf: iter/tcp, %d passes, arena %d MiB", s.passes.Load(), s.blocks.Load())
+	if stuck > 0 {
+		line += fmt.Sprintf(", waiting for a locked socket in %d namespaces", stuck)
 	}
-	return fmt.Sprintf("bpf: iter/tcp, %d passes, arena %d MiB", s.passes.Load(), blocks)
+	return line
 }
 
 // lockdown tells whether the kernel hides its memory from root.

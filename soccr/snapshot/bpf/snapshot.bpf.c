@@ -484,7 +484,7 @@ static __always_inline enum failure calibrate(struct control *ctl, struct sock *
 	if (!root || !BPF_CORE_READ(si, nr_frags) || !read_frag((__u64)si, 0, &f) || f.len < PROOF)
 		return NOT_CALIBRATED;
 	/* With CONFIG_SPARSEMEM_VMEMMAP the structs lie far above the memory,
-	 * beyond vmalloc's range of at least 12 TiB. Without it there is no
+	 * beyond vmalloc's range of at least 32 TiB. Without it there is no
 	 * such base. */
 	if (f.page < (__u64)skb + 8192 * GIB)
 		return NOT_CALIBRATED;
@@ -500,6 +500,16 @@ static __always_inline enum failure calibrate(struct control *ctl, struct sock *
 
 /* ---- the socket ---- */
 
+/* Returns what an AF_INET6 socket has besides, or NULL. */
+static __always_inline struct ipv6_pinfo *get_pinfo(struct sock *sk)
+{
+	struct inet_sock *inet = (void *)sk;
+
+	if (!bpf_core_field_exists(inet->pinet6) || sk->__sk_common.skc_family != AF_INET6)
+		return NULL;
+	return BPF_CORE_READ(inet, pinet6);
+}
+
 static __always_inline void read_addresses(struct slot *o, struct sock *sk)
 {
 	struct inet_sock *inet = (void *)sk;
@@ -509,7 +519,7 @@ static __always_inline void read_addresses(struct slot *o, struct sock *sk)
 	o->local_port = sk->__sk_common.skc_num;
 	o->remote_port = __builtin_bswap16(sk->__sk_common.skc_dport);
 	o->bound_dev_if = sk->__sk_common.skc_bound_dev_if;
-	if (o->family == AF_INET6) {
+	if (o->family == AF_INET6 && bpf_core_field_exists(sk->__sk_common.skc_v6_daddr)) {
 		BPF_CORE_READ_INTO(&o->local, sk, __sk_common.skc_v6_rcv_saddr);
 		BPF_CORE_READ_INTO(&o->remote, sk, __sk_common.skc_v6_daddr);
 		return;
@@ -596,6 +606,7 @@ static __always_inline void read_info(struct slot *o, struct tcp_sock *tp)
 {
 	struct sock *sk = (void *)tp;
 	struct inet_sock *inet = (void *)tp;
+	struct ipv6_pinfo *np = get_pinfo(sk);
 	struct walk *w = get_walk();
 
 	o->snd_cwnd = tp->snd_cwnd;
@@ -604,9 +615,10 @@ static __always_inline void read_info(struct slot *o, struct tcp_sock *tp)
 	o->mdev_us = tp->mdev_us;
 	o->retransmits = tp->inet_conn.icsk_retransmits;
 	o->has_filter = BPF_CORE_READ(sk, sk_filter) != NULL;
-	o->has_policy = BPF_CORE_READ(sk, sk_policy[0]) != NULL || BPF_CORE_READ(sk, sk_policy[1]) != NULL;
+	if (bpf_core_field_exists(sk->sk_policy))
+		o->has_policy = BPF_CORE_READ(sk, sk_policy[0]) != NULL || BPF_CORE_READ(sk, sk_policy[1]) != NULL;
 	o->has_ip_options = BPF_CORE_READ(inet, inet_opt) != NULL;
-	if (o->family == AF_INET6 && BPF_CORE_READ(inet, pinet6, opt) != NULL)
+	if (np && BPF_CORE_READ(np, opt) != NULL)
 		o->has_ip_options = 1;
 	o->errors = sk->sk_error_queue.qlen;
 	o->sock_err = sk->sk_err;
@@ -630,7 +642,7 @@ static __always_inline void read_inet_options(struct slot *o, struct sock *sk)
 {
 	struct inet_sock *inet = (void *)sk;
 	struct inet_sock___bits *old = (void *)sk;
-	struct ipv6_pinfo *np = BPF_CORE_READ(inet, pinet6);
+	struct ipv6_pinfo *np = get_pinfo(sk);
 	struct ipv6_pinfo___bits *old6 = (void *)np;
 
 	if (bpf_core_field_exists(inet->inet_flags))
@@ -644,7 +656,7 @@ static __always_inline void read_inet_options(struct slot *o, struct sock *sk)
 	o->tos = inet->tos;
 	o->min_ttl = inet->min_ttl;
 	o->pmtudisc = inet->pmtudisc;
-	if (o->family != AF_INET6 || !np)
+	if (!np)
 		return;
 	if (bpf_core_field_exists(old6->recverr))
 		o->inet_flags |= BPF_CORE_READ_BITFIELD_PROBED(old6, recverr) << INET_FLAGS_RECVERR6;
