@@ -39,11 +39,8 @@ func (n *ctlNode) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut)
 
 // Setattr lets O_TRUNC pass (shells open with it) and nothing else.
 func (n *ctlNode) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
-	if in.Valid&(fuse.FATTR_MODE|fuse.FATTR_UID|fuse.FATTR_GID) != 0 {
-		return syscall.EPERM
-	}
 	n.attr(&out.Attr)
-	return 0
+	return refuseOwner(in)
 }
 
 func (n *ctlNode) Open(context.Context, uint32) (fs.FileHandle, uint32, syscall.Errno) {

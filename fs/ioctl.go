@@ -69,15 +69,24 @@ func (n *stackNode) pend(ctx context.Context) (p *peer.Proc, c *stacknode.Caller
 	if p, c, err = n.caller(ctx); err != nil {
 		return nil, nil, nil, err
 	}
-	release, err := n.tree.pending.Acquire(c.RealUID)
+	release, err := n.tree.begin(c.RealUID)
 	if err != nil {
 		p.Close()
-		return nil, nil, nil, fmt.Errorf("too many requests at a time: %w", syscall.EAGAIN)
+		return nil, nil, nil, err
 	}
 	return p, c, func() {
 		release()
 		p.Close()
 	}, nil
+}
+
+// begin counts a request as one of uid's until done.
+func (t *tree) begin(uid uint32) (done func(), err error) {
+	done, err = t.pending.Acquire(uid)
+	if err != nil {
+		return nil, fmt.Errorf("too many requests at a time: %w", syscall.EAGAIN)
+	}
+	return done, nil
 }
 
 var kinds = map[stacknode.Kind]uint32{
@@ -91,7 +100,7 @@ func ioctlVersion(in []byte) ([]byte, error) {
 	if err := new(uapi.Version).UnmarshalBinary(in); err != nil {
 		return nil, err
 	}
-	return (&uapi.Version{Major: uapi.ABIMajor, Minor: uapi.ABIMinor}).MarshalBinary()
+	return (&uapi.Version{Major: uapi.ABIMajor, Minor: uapi.ABIMinor, Features: uapi.FeatureConns}).MarshalBinary()
 }
 
 func (n *stackNode) ioctlInfo(ctx context.Context, in []byte) ([]byte, error) {

@@ -57,43 +57,44 @@ type Server struct {
 
 // Mount mounts the tree at dir and serves it. Needs CAP_SYS_ADMIN.
 func Mount(dir string, o Options) (*Server, error) {
-	t := &tree{
-		reg: o.Registry, host: o.Host, log: o.Log,
-		channels: stacknode.NewQuota(channelsPerUser),
-		pending:  stacknode.NewQuota(pendingPerUser),
-		created:  time.Now(),
-		etcInos:  map[etcFile]uint64{},
-	}
-	root := &rootNode{tree: t, under: o.Under}
-	timeout := cacheTime
-	srv, err := fs.Mount(dir, root, &fs.Options{
-		EntryTimeout: &timeout,
-		AttrTimeout:  &timeout,
-		// Else go-fuse makes 0755 of mode 0000.
-		NullPermissions: true,
-		Logger:          slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
-		MountOptions: fuse.MountOptions{
-			FsName:            o.Source,
-			Name:              "stackfs",
-			AllowOther:        true,
-			Options:           []string{"default_permissions"},
-			DirectMountStrict: true,
-			DirectMountFlags:  o.Flags,
-			MaxBackground:     64,
-			Debug:             o.Debug,
-			Logger:            slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
-			PanicHandler: func(v any) fuse.Status {
-				o.Log.Error("panic in a request", "panic", v, "stack", stackTrace())
-				return fuse.EIO
-			},
+	root := &rootNode{tree: newTree(o), under: o.Under}
+	options := nodeOptions(o)
+	options.MountOptions = fuse.MountOptions{
+		FsName:            o.Source,
+		Name:              "stackfs",
+		AllowOther:        true,
+		Options:           []string{"default_permissions"},
+		DirectMountStrict: true,
+		DirectMountFlags:  o.Flags,
+		// Else the kernel looks up every connection that it lists.
+		DisableReadDirPlus: true,
+		MaxBackground:      64,
+		Debug:              o.Debug,
+		Logger:             slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
+		PanicHandler: func(v any) fuse.Status {
+			o.Log.Error("panic in a request", "panic", v, "stack", stackTrace())
+			return fuse.EIO
 		},
-	})
+	}
+	srv, err := fs.Mount(dir, root, options)
 	if err != nil {
 		return nil, fmt.Errorf("mount %s: %w", dir, err)
 	}
 	s := &Server{srv: srv, root: root, dir: dir}
 	o.Registry.OnRemove(s.forget)
 	return s, nil
+}
+
+// nodeOptions are those that the nodes count on, mounted or not.
+func nodeOptions(o Options) *fs.Options {
+	timeout := cacheTime
+	return &fs.Options{
+		EntryTimeout: &timeout,
+		AttrTimeout:  &timeout,
+		// Else go-fuse makes 0755 of mode 0000.
+		NullPermissions: true,
+		Logger:          slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
+	}
 }
 
 // Wait returns when the tree is no longer mounted.

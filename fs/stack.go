@@ -1,11 +1,9 @@
 package fs
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	iofs "io/fs"
-	"strings"
 	"syscall"
 	"time"
 
@@ -90,7 +88,7 @@ func (n *stackNode) Lookup(ctx context.Context, name string, out *fuse.EntryOut)
 		etc.attr(&out.Attr)
 		return n.NewInode(ctx, etc, fs.StableAttr{Mode: syscall.S_IFDIR, Ino: stackIno(n.stack, fileEtc)}), 0
 	default:
-		return nil, syscall.ENOENT
+		return n.lookupConns(ctx, name, out)
 	}
 	f.created = n.stack.Created()
 	f.attr(&out.Attr)
@@ -104,6 +102,15 @@ func (n *stackNode) Readdir(context.Context) (fs.DirStream, syscall.Errno) {
 	}
 	if files, err := n.nameFiles(); err == nil && len(files) > 0 {
 		list = append(list, fuse.DirEntry{Name: "etc", Mode: syscall.S_IFDIR, Ino: stackIno(n.stack, fileEtc)})
+	}
+	if _, ok := n.table(); ok {
+		list = append(list,
+			fuse.DirEntry{Name: "connections", Mode: syscall.S_IFREG, Ino: stackIno(n.stack, fileConnections)},
+			fuse.DirEntry{Name: "conns", Mode: syscall.S_IFDIR, Ino: stackIno(n.stack, fileConns)},
+			fuse.DirEntry{Name: "listeners", Mode: syscall.S_IFDIR, Ino: stackIno(n.stack, fileListeners)})
+	}
+	if _, ok := n.stack.Backend().(stacknode.Checkpointer); ok {
+		list = append(list, fuse.DirEntry{Name: "restore", Mode: syscall.S_IFREG, Ino: stackIno(n.stack, fileRestore)})
 	}
 	return fs.NewListDirStream(list), 0
 }
@@ -151,11 +158,7 @@ func (n *stackNode) statusText() ([]byte, error) {
 	if d, ok := s.Backend().(stacknode.Describer); ok {
 		lines = append(lines, d.Describe()...)
 	}
-	var b bytes.Buffer
-	for _, l := range lines {
-		fmt.Fprintf(&b, "%s: %s\n", l.Key, strings.ReplaceAll(l.Value, "\n", " "))
-	}
-	return b.Bytes(), nil
+	return appendLines(nil, lines), nil
 }
 
 func (n *stackNode) Getxattr(_ context.Context, attr string, dest []byte) (uint32, syscall.Errno) {

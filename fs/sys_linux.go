@@ -89,3 +89,12 @@ func readdir(dir *os.File) ([]fuse.DirEntry, error) {
 	}
 	return list, nil
 }
+
+// closeSilently closes the socket of a connection that nobody took, so that
+// its peer does not notice: in repair mode nothing is sent. Needs
+// CAP_NET_ADMIN over its namespace; without it the peer sees the end of the
+// connection.
+func closeSilently(f *os.File) {
+	_ = unix.SetsockoptInt(int(f.Fd()), unix.SOL_TCP, unix.TCP_REPAIR, unix.TCP_REPAIR_ON)
+	f.Close()
+}

@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"fmt"
 	"log/slog"
 	"runtime/debug"
 	"sync"
@@ -14,6 +15,7 @@ import (
 const (
 	channelsPerUser = 1024
 	pendingPerUser  = 64
+	memoryPerUser   = 256 << 20 // bytes: images and tables in open files
 )
 
 // A tree is what all nodes of a mount share.
@@ -23,30 +25,64 @@ type tree struct {
 	log      *slog.Logger
 	channels *stacknode.Quota
 	pending  *stacknode.Quota
+	memory   *stacknode.Quota // in bytes
+	verdicts *verdicts
 	created  time.Time
 
 	mu      sync.Mutex // guards the fields below
 	etcInos map[etcFile]uint64
 	told    chan struct{} // closed when the kernel knows the last change
+	holds   map[connKey]*connCtlHandle
+}
+
+func newTree(o Options) *tree {
+	return &tree{
+		reg: o.Registry, host: o.Host, log: o.Log,
+		channels: stacknode.NewQuota(channelsPerUser),
+		pending:  stacknode.NewQuota(pendingPerUser),
+		memory:   stacknode.NewQuota(memoryPerUser),
+		verdicts: newVerdicts(),
+		created:  time.Now(),
+		etcInos:  map[etcFile]uint64{},
+		holds:    map[connKey]*connCtlHandle{},
+	}
 }
 
 func (t *tree) errno(op string, err error) syscall.Errno { return errno(t.log, op, err) }
 
 func stackTrace() string { return string(debug.Stack()) }
 
+var errMemory = fmt.Errorf("open files of yours hold %d MiB of the daemon's memory: %w", memoryPerUser>>20, syscall.ENOBUFS)
+
+// keep counts n bytes as held for uid until release. Returns ENOBUFS at the
+// limit: EAGAIN would have programs try again while they hold it.
+func (t *tree) keep(uid uint32, n int) (release func(), err error) {
+	release, err = t.memory.AcquireN(uid, n)
+	if err != nil {
+		return nil, errMemory
+	}
+	return release, nil
+}
+
 // Inode numbers fit into 32 bits: stat(2) of old 32-bit programs fails with
 // EOVERFLOW otherwise. A stack and its files have numbers from inoBase on,
-// which come again only after 268 million stacks, files of etc from inoEtc
-// on; what is below the mount has lower ones.
+// which come again only after 134 million stacks, files of etc from inoEtc
+// on, those of connections from inoConns on; what is below the mount has
+// lower ones.
 const (
 	inoBase   = 1 << 31
 	inoEtc    = inoBase | 1<<30
-	inoPerDir = 4
+	inoConns  = inoBase | 3<<29
+	inoPerDir = 8
 	inoCtl    = inoBase + 1
 
-	fileType   = 1
-	fileStatus = 2
-	fileEtc    = 3
+	fileType        = 1
+	fileStatus      = 2
+	fileEtc         = 3
+	fileConnections = 4
+	fileConns       = 5
+	fileListeners   = 6
+	fileRestore     = 7
 )
 
 func stackIno(s *stacknode.Stack, file uint64) uint64 {

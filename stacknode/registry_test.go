@@ -206,4 +206,22 @@ func TestQuota(t *testing.T) {
 			t.Errorf("root: %v", err)
 		}
 	}
+	bytes := NewQuota(100)
+	b, err := bytes.AcquireN(1000, 60)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := bytes.AcquireN(1000, 41); !errors.Is(err, syscall.EMFILE) {
+		t.Errorf("60 and 41 of 100: got %v, want EMFILE", err)
+	}
+	if _, err := bytes.AcquireN(1000, 40); err != nil {
+		t.Errorf("60 and 40 of 100: %v", err)
+	}
+	b()
+	if _, err := bytes.AcquireN(1000, 60); err != nil {
+		t.Errorf("60 given back and taken again: %v", err)
+	}
+	if _, err := bytes.AcquireN(1001, 101); !errors.Is(err, syscall.EMFILE) {
+		t.Errorf("101 of 100: got %v, want EMFILE", err)
+	}
 }
