@@ -87,15 +87,38 @@ const (
 )
 
 // nodeSocket issues IocMsocket. On ResultSent, conn is the socket on which
-// the answer waits; it is nil on ResultSelf. The pair is made anew for each
-// try, since a call that was interrupted may have taken it.
+// the answer waits; it is nil on ResultSelf.
 func nodeSocket(dir *os.File, a ask, flags uint32) (conn *os.File, err error) {
+	m := uapi.Msocket{Domain: int32(a.domain), Type: int32(a.typ), Protocol: int32(a.proto), Flags: flags}
+	conn, err = askPair(func(cookie uint64, fd int) error {
+		m.ReplyCookie, m.ReplyFD = cookie, int32(fd)
+		b, err := m.MarshalBinary()
+		if err == nil {
+			err = ioctl(dir, uapi.IocMsocket, b)
+		}
+		if err == nil {
+			err = m.UnmarshalReply(b)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, nodeError(err)
+	}
+	if m.Result == uapi.ResultSelf {
+		conn.Close()
+		return nil, nil
+	}
+	return conn, nil
+}
+
+// askPair calls ask with the number and cookie of the end of a socketpair
+// that the daemon is to answer on, and returns the other end. The pair is
+// made anew for each try, since a call that was interrupted may have taken
+// it. The error is the bare errno.
+func askPair(ask func(cookie uint64, fd int) error) (conn *os.File, err error) {
 	for busy := 0; ; {
-		conn, result, err := tryNodeSocket(dir, a, flags)
+		conn, err := tryPair(ask)
 		switch {
-		case err == nil && result == uapi.ResultSelf:
-			conn.Close()
-			return nil, nil
 		case err == nil:
 			return conn, nil
 		case errors.Is(err, unix.EINTR):
@@ -103,35 +126,25 @@ func nodeSocket(dir *os.File, a ask, flags uint32) (conn *os.File, err error) {
 			busy++
 			time.Sleep(busyWait)
 		default:
-			return nil, nodeError(err)
+			return nil, err
 		}
 	}
 }
 
-func tryNodeSocket(dir *os.File, a ask, flags uint32) (kept *os.File, result uint32, err error) {
+func tryPair(ask func(cookie uint64, fd int) error) (kept *os.File, err error) {
 	kept, given, err := socketpair()
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	defer given.Close()
-	m := uapi.Msocket{Domain: int32(a.domain), Type: int32(a.typ), Protocol: int32(a.proto), Flags: flags}
-	if m.ReplyCookie, err = option64(given, unix.SO_COOKIE); err == nil {
+	cookie, err := option64(given, unix.SO_COOKIE)
+	if err == nil {
 		// given is closed after the call: the daemon fetches it meanwhile.
-		err = borrow(given, func(fd int) error {
-			m.ReplyFD = int32(fd)
-			b, err := m.MarshalBinary()
-			if err == nil {
-				err = ioctl(dir, uapi.IocMsocket, b)
-			}
-			if err == nil {
-				err = m.UnmarshalReply(b)
-			}
-			return err
-		})
+		err = borrow(given, func(fd int) error { return ask(cookie, fd) })
 	}
 	if err != nil {
 		kept.Close()
-		return nil, 0, err
+		return nil, err
 	}
-	return kept, m.Result, nil
+	return kept, nil
 }

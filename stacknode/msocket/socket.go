@@ -30,11 +30,17 @@ func Socket(path string, domain, typ, proto int) (*os.File, error) {
 // socketContext is Socket that returns when ctx ends. The request then goes
 // on without anybody waiting for it.
 func (s *stack) socketContext(ctx context.Context, a ask) (*os.File, error) {
+	return abandon(ctx, func() (*os.File, error) { return s.socket(a) })
+}
+
+// abandon calls open and returns what it does, or when ctx ends. Then what
+// open makes later is closed.
+func abandon(ctx context.Context, open func() (*os.File, error)) (*os.File, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	if ctx.Done() == nil {
-		return s.socket(a)
+		return open()
 	}
 	type result struct {
 		f   *os.File
@@ -42,7 +48,7 @@ func (s *stack) socketContext(ctx context.Context, a ask) (*os.File, error) {
 	}
 	done := make(chan result, 1)
 	go func() {
-		f, err := s.socket(a)
+		f, err := open()
 		done <- result{f, err}
 	}()
 	select {

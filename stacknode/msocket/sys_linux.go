@@ -12,9 +12,12 @@ import (
 
 // openDir opens a directory for reading. O_DIRECTORY fails before a fifo or
 // device is opened, so that a wrong path has no side effect.
-func openDir(path string) (*os.File, error) {
+func openDir(path string) (*os.File, error) { return openFile(path, unix.O_RDONLY|unix.O_DIRECTORY) }
+
+// openFile is open(2). It returns the bare errno.
+func openFile(path string, flags int) (*os.File, error) {
 	for {
-		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		fd, err := unix.Open(path, flags|unix.O_CLOEXEC, 0)
 		if err == nil {
 			return os.NewFile(uintptr(fd), path), nil
 		}
