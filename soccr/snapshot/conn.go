@@ -114,7 +114,7 @@ func (o *bpfSlot) lost(negotiated uint32) []string {
 	}
 	add(o.HasFilter != 0, "socket filter")
 	add(o.OooBytes != 0, "%d out-of-order bytes", o.OooBytes)
-	add(o.Errors != 0, "%d messages on the error queue", o.Errors)
+	add(o.Errors != 0, "messages on the error queue")
 	add(o.SockErr != 0, "pending error: %v", syscall.Errno(o.SockErr))
 	add(o.HasIpOptions != 0, "IP options")
 	add(o.HasPolicy != 0, "IPsec policy")

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"reflect"
 	"testing"
 	"time"
 
@@ -182,6 +183,11 @@ func match(got *soccr.Conn, e *end) error {
 		return fmt.Errorf("%d bytes in the send queue, in repair mode %d", len(got.Send), len(want.Send))
 	case late > most:
 		return fmt.Errorf("timestamp %d, later %d", got.Timestamp, want.Timestamp)
+	}
+	now, later := got.Info, want.Info
+	now.Lost, later.Lost = nil, nil
+	if !reflect.DeepEqual(now, later) {
+		return fmt.Errorf("%+v, in repair mode %+v", now, later)
 	}
 	return differs(got, want)
 }
