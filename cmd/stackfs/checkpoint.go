@@ -20,8 +20,9 @@ type sink struct {
 	out  io.Writer // the standard output
 }
 
-// put writes an image, so that it lasts when put returns.
-func (s sink) put(image []byte) error {
+// put writes an image, so that it lasts when put returns. A reader that does
+// not read the standard output does not keep put from ending with ctx.
+func (s sink) put(ctx context.Context, image []byte) error {
 	fill := func(w io.Writer) error {
 		_, err := w.Write(image)
 		return err
@@ -30,13 +31,22 @@ func (s sink) put(image []byte) error {
 		return saveFile(s.path, true, fill)
 	}
 	const name = "standard output"
-	err := fill(imageWriter{s.out, name, true})
-	if f, ok := s.out.(*os.File); ok && err == nil {
-		if serr := syncIfFile(f); serr != nil {
-			err = &writeError{name, true, reason(serr)}
+	done := make(chan error, 1)
+	go func() {
+		err := fill(imageWriter{s.out, name, true})
+		if f, ok := s.out.(*os.File); ok && err == nil {
+			if serr := syncIfFile(f); serr != nil {
+				err = &writeError{name, true, reason(serr)}
+			}
 		}
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return &writeError{name, true, context.Cause(ctx)}
 	}
-	return err
 }
 
 // checkpoint saves one connection, which goes on.
@@ -50,7 +60,7 @@ func (e env) checkpoint(ctx context.Context, ref connRef, to sink) error {
 	if err != nil {
 		return err
 	}
-	return to.put(image)
+	return to.put(ctx, image)
 }
 
 // readImage reads the image of a connection, which the daemon makes when the
@@ -124,7 +134,7 @@ func (e env) moveConn(ctx context.Context, ref connRef, to sink) error {
 	}
 	image, err := e.readImage(ctx, ref)
 	if err == nil {
-		err = to.put(image)
+		err = to.put(ctx, image)
 	}
 	if err == nil {
 		err = context.Cause(ctx)

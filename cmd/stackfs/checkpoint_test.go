@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -266,6 +267,30 @@ func TestFailedMoveResumes(t *testing.T) {
 	}
 	c := newCLI(t)
 	c.onlyFiles(dir, "conn.img")
+}
+
+// stuckWriter waits for ever.
+type stuckWriter struct{ begun func() }
+
+func (w stuckWriter) Write([]byte) (int, error) {
+	w.begun()
+	select {}
+}
+
+func TestInterruptedMoveResumes(t *testing.T) {
+	t.Parallel()
+	c := newCLI(t)
+	node := c.conns(c.mount(), "lab", labConns)
+	c.image(node, "4097", "image")
+	ctl := c.hold(nil)
+	ctx, cancel := context.WithCancelCause(context.Background())
+	err := c.moveConn(ctx, connRef{node, nameConns, "4097"}, sink{out: stuckWriter{func() { cancel(errors.New("interrupted")) }}})
+	if err == nil || !strings.HasSuffix(err.Error(), "interrupted; the connection goes on") {
+		t.Errorf("got %v, want that it was interrupted", err)
+	}
+	if want := []string{"hold", "resume"}; !slices.Equal(ctl.lines, want) {
+		t.Errorf("got %q, want %q", ctl.lines, want)
+	}
 }
 
 func TestSavedFileIsCompleteOrAsItWas(t *testing.T) {

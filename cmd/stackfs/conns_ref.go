@@ -82,7 +82,7 @@ func (e env) explainConn(ctx context.Context, err error, ref connRef) error {
 	case errors.Is(err, syscall.ESTALE):
 		return &connError{ref.id, fmt.Errorf("%w: it has ended", errNoConn)}
 	case errors.Is(err, os.ErrPermission):
-		return &connError{ref.id, fmt.Errorf("it is not yours, and you may not: %w", reason(err))}
+		return &connError{ref.id, fmt.Errorf("only its owner and root may: %w", reason(err))}
 	case errors.Is(err, errNoAnswer), errors.Is(err, syscall.ENOTCONN), errors.Is(err, syscall.ECONNABORTED):
 		return explain(err, ref.stack, filepath.Dir(ref.stack))
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/mattn/go-isatty"
 
 	"github.com/stackfs/stackfs/stacknode/launch"
+	"github.com/stackfs/stackfs/stacknode/msocket"
 )
 
 // version is the release that this source is or becomes.
@@ -38,6 +39,11 @@ type env struct {
 
 	openNode func(path string) (*launch.Node, error) // a stack, and what it says that it is
 	exit     func(code int)                          // os.Exit, for a thread that is not stuck
+
+	// restoreSocket makes a socket on a stack from an image; become makes
+	// this process a program that has it.
+	restoreSocket func(ctx context.Context, stack string, image io.Reader) (*os.File, error)
+	become        func(sock *os.File, inetd bool, path string, argv []string) error
 }
 
 func init() {
@@ -66,6 +72,9 @@ func processEnv() env {
 		detach:     detachMount,
 		openNode:   launch.Open,
 		exit:       os.Exit,
+
+		restoreSocket: msocket.Restore,
+		become:        become,
 	}
 }
 

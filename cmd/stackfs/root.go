@@ -45,7 +45,7 @@ func newRoot(e env) *cobra.Command {
 		newLsCmd(e), newStatusCmd(e),
 		newAddCmd(e), newRmCmd(e), newReloadCmd(e),
 		newRunCmd(e), newCheckCmd(e),
-		newConnsCmd(e), newCheckpointCmd(e), newInspectCmd(e),
+		newConnsCmd(e), newCheckpointCmd(e), newRestoreCmd(e), newInspectCmd(e),
 		newCompletionCmd(e), newVersionCmd(e),
 	)
 	return root
