@@ -44,12 +44,8 @@ type Blocked struct {
 // is locked (SO_LOCK_FILTER) and EACCES for an eBPF program, which cannot
 // be read back.
 func Block(fd int) (*Blocked, error) {
-	old, err := replaceableFilter(fd)
+	b, err := BlockNoWait(fd)
 	if err != nil {
-		return nil, err
-	}
-	b := &Blocked{fd: fd, old: old}
-	if err := attachFilter(fd, dropAll); err != nil {
 		return nil, err
 	}
 	if err := gracePeriod(); err != nil {
@@ -61,6 +57,21 @@ func Block(fd int) (*Blocked, error) {
 		return nil, errors.Join(os.NewSyscallError("ioctl SIOCINQ", err), b.Undo())
 	}
 	return b, nil
+}
+
+// BlockNoWait is Block without the wait: packets that are on their way past
+// the old filter come in yet, for some microseconds. It is for a save that is
+// short and can be repeated, since [Socket.Save] notices them: what is
+// dropped the peer has to send again, after a timeout of its own.
+func BlockNoWait(fd int) (*Blocked, error) {
+	old, err := replaceableFilter(fd)
+	if err != nil {
+		return nil, err
+	}
+	if err := attachFilter(fd, dropAll); err != nil {
+		return nil, err
+	}
+	return &Blocked{fd: fd, old: old}, nil
 }
 
 // Undo puts back the filter that was there before.

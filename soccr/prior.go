@@ -35,6 +35,11 @@ func ReadPrior(fd int) (Prior, error) {
 	return p, err
 }
 
+// Equal tells whether nothing has changed.
+func (p Prior) Equal(q Prior) bool {
+	return p.ReuseAddr == q.ReuseAddr && slices.Equal(p.Filter, q.Filter)
+}
+
 // PutBack ends repair mode without a packet, puts SO_REUSEADDR back and, if
 // the filter is that of [Block], the former one. What is as it was already
 // stays so. It does all that it can, whatever fails.
@@ -43,23 +48,15 @@ func (p Prior) PutBack(fd int) error {
 	if serr := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, p.ReuseAddr); serr != nil {
 		err = errors.Join(err, os.NewSyscallError("setsockopt SO_REUSEADDR", serr))
 	}
-	b := Blocked{fd: fd, old: p.Filter}
-	holds, ferr := b.InForce()
-	if holds {
-		ferr = b.Undo()
+	now, _, ferr := readFilter(fd)
+	switch {
+	case ferr == nil && slices.Equal(now, dropAll):
+		ferr = (&Blocked{fd: fd, old: p.Filter}).Undo()
+	case errors.Is(ferr, unix.EACCES): // an eBPF program: not ours
+		ferr = nil
 	}
 	if err = errors.Join(err, ferr); err != nil {
 		return fmt.Errorf("put the socket back as it was: %w", err)
 	}
 	return nil
-}
-
-// InForce tells whether the filter of [Block] is still there: an owner who is
-// not held can replace it.
-func (b *Blocked) InForce() (bool, error) {
-	now, _, err := readFilter(b.fd)
-	if errors.Is(err, unix.EACCES) { // eBPF
-		return false, nil
-	}
-	return slices.Equal(now, dropAll), err
 }

@@ -78,7 +78,7 @@ func TestTimeoutUnderStorm(t *testing.T) {
 		"epoll_wait", "epoll_pwait", "epoll_pwait2", "nanosleep", "poll", "ppoll", "select", "io_getevents",
 		"semtimedop", "sigtimedwait", "recv", "read", "send", "accept", "futex",
 	}
-	f := New(nil)
+	f := New(nil, nil)
 	for _, kind := range kinds {
 		t.Run(kind, func(t *testing.T) {
 			attempts(t, func() error {
@@ -96,7 +96,7 @@ func TestTimeoutUnderStorm(t *testing.T) {
 
 // A single freeze in the middle: epoll_wait gets what is left of its timeout.
 func TestRemainingTimeout(t *testing.T) {
-	f := New(nil)
+	f := New(nil, nil)
 	const timeout, before = 300, 200 * time.Millisecond
 	for _, kind := range []string{"epoll_wait", "epoll_pwait"} {
 		for _, held := range []time.Duration{0, 50 * time.Millisecond, 300 * time.Millisecond} {
@@ -120,7 +120,7 @@ func TestRemainingTimeout(t *testing.T) {
 
 // A program in every one of the calls at a time sees no EINTR.
 func TestNoEINTR(t *testing.T) {
-	f := New(nil)
+	f := New(nil, nil)
 	p := start(t, "all")
 	wait(t, "all threads", func() bool { return load(&p.count.ready) >= 11 })
 	var longest, total time.Duration
@@ -145,7 +145,7 @@ func TestNoEINTR(t *testing.T) {
 // A signal that comes while the process is frozen interrupts its call if a
 // handler runs, and only then.
 func TestSignalWhileFrozen(t *testing.T) {
-	f := New(nil)
+	f := New(nil, nil)
 	waits(t)
 	for _, kind := range []string{"epoll_wait", "epoll_pwait", "epoll_pwait2", "io_getevents", "semtimedop", "sigtimedwait"} {
 		t.Run(kind, func(t *testing.T) {
@@ -178,7 +178,7 @@ func TestSignalWhileFrozen(t *testing.T) {
 
 // Every signal of a storm is handled once and in order.
 func TestSignalStorm(t *testing.T) {
-	f := New(nil)
+	f := New(nil, nil)
 	p := start(t, "queue", "3000")
 	n := 0
 	for p.running() {
@@ -206,7 +206,7 @@ func TestSignalStorm(t *testing.T) {
 // A timer expires as often as ever, and the wait for its signal is not
 // interrupted.
 func TestTimerUnderStorm(t *testing.T) {
-	f := New(nil)
+	f := New(nil, nil)
 	p := start(t, "alarms")
 	stop := storm(t, f, p)
 	out := p.output(5 * time.Second)

@@ -18,7 +18,7 @@ import (
 )
 
 func TestFreezeStopsEveryThread(t *testing.T) {
-	f := New(nil)
+	f := New(nil, nil)
 	for _, mode := range []string{"spin", "spawn"} {
 		t.Run(mode, func(t *testing.T) {
 			p := start(t, mode)
@@ -51,7 +51,7 @@ func TestFreezeWithoutFirstThread(t *testing.T) {
 		return err == nil && st.ended()
 	})
 	p.waitReady()
-	z := mustFreeze(t, New(nil), p.pid)
+	z := mustFreeze(t, New(nil, nil), p.pid)
 	before := load(&p.count.turns)
 	time.Sleep(5 * time.Millisecond)
 	if after := load(&p.count.turns); after != before {
@@ -62,7 +62,7 @@ func TestFreezeWithoutFirstThread(t *testing.T) {
 }
 
 func TestFreezeIsShared(t *testing.T) {
-	f := New(nil)
+	f := New(nil, nil)
 	p := start(t, "spin")
 	p.waitReady()
 	a, b := mustFreeze(t, f, p.pid), mustFreeze(t, f, p.pid)
@@ -88,7 +88,7 @@ func TestFreezeRefuses(t *testing.T) {
 			return other
 		}
 		return nil
-	})
+	}, nil)
 	for pid, want := range map[int]error{
 		1: syscall.EPERM, 2: syscall.EPERM, os.Getpid(): syscall.EPERM, os.Getppid(): other, 1 << 22: ErrGone,
 	} {
@@ -106,7 +106,7 @@ func TestFreezeOfATracedProcess(t *testing.T) {
 	p.waitReady()
 	tracer := start(t, "trace", fmt.Sprint(p.pid))
 	tracer.waitReady()
-	_, err := New(nil).Freeze(context.Background(), p.pid)
+	_, err := New(nil, nil).Freeze(context.Background(), p.pid)
 	want := fmt.Sprintf("process %d (waits) is being traced by process %d (waits)", p.pid, tracer.pid)
 	if !errors.Is(err, syscall.EBUSY) || err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
@@ -124,7 +124,7 @@ func TestFreezeOf32BitProgram(t *testing.T) {
 	p := startBy(t, nil, waits(t, "-m32"), "spin")
 	// Its long is half as long: turns and eintr are in one word here.
 	wait(t, "the program runs", func() bool { return load(&p.count.turns) != 0 })
-	_, err := New(nil).Freeze(context.Background(), p.pid)
+	_, err := New(nil, nil).Freeze(context.Background(), p.pid)
 	if !errors.Is(err, syscall.EOPNOTSUPP) || !strings.Contains(err.Error(), "(waits) is a program of 32 bits") {
 		t.Errorf("got %v", err)
 	}
@@ -141,7 +141,7 @@ func TestFreezeOfAStuckThread(t *testing.T) {
 	p.waitReady()
 	wait(t, "the vfork", func() bool { return strings.Contains(p.states(), "D") })
 	begin := time.Now()
-	_, err := New(nil).Freeze(context.Background(), p.pid)
+	_, err := New(nil, nil).Freeze(context.Background(), p.pid)
 	var stuck *StuckError
 	if !errors.As(err, &stuck) || !errors.Is(err, syscall.ETIMEDOUT) || stuck.PID != p.pid || stuck.State != 'D' {
 		t.Fatalf("got %v", err)
@@ -155,7 +155,7 @@ func TestFreezeOfAStuckThread(t *testing.T) {
 		t.Fatal(err)
 	}
 	wait(t, "the thread ends", func() bool { return p.states() == "S" || p.states() == "R" })
-	mustFreeze(t, New(nil), p.pid).Thaw()
+	mustFreeze(t, New(nil, nil), p.pid).Thaw()
 }
 
 func TestFreezeIsCancelled(t *testing.T) {
@@ -168,7 +168,7 @@ func TestFreezeIsCancelled(t *testing.T) {
 	wait(t, "the vfork", func() bool { return strings.Contains(p.states(), "D") })
 	ctx, cancel := context.WithCancel(context.Background())
 	time.AfterFunc(50*time.Millisecond, cancel)
-	if _, err := New(nil).Freeze(ctx, p.pid); !errors.Is(err, context.Canceled) {
+	if _, err := New(nil, nil).Freeze(ctx, p.pid); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want %v", err, context.Canceled)
 	}
 	before := load(&p.count.turns)
@@ -178,16 +178,23 @@ func TestFreezeIsCancelled(t *testing.T) {
 
 // The parent of a frozen process learns at once that it was killed.
 func TestKilledWhileFrozen(t *testing.T) {
-	waits(t)
 	file := filepath.Join(t.TempDir(), "pid")
-	shell := launch(t, "sh", "-c", `sleep 30 & echo $! > "$0"; wait $!; echo "status $?"`, file)
+	counters := filepath.Join(t.TempDir(), "counters")
+	if err := os.WriteFile(counters, make([]byte, 4096), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	shell := launch(t, "sh", "-c", `"$1" "$2" all & echo $! > "$0"; wait $!; echo "status $?"`, file, waits(t), counters)
 	var pid int
 	wait(t, "the child", func() bool {
 		b, _ := os.ReadFile(file)
 		_, err := fmt.Sscan(string(b), &pid)
 		return err == nil
 	})
-	z := mustFreeze(t, New(nil), pid)
+	wait(t, "all threads", func() bool {
+		tids, _ := readThreads(pid)
+		return len(tids) == 12
+	})
+	z := mustFreeze(t, New(nil, nil), pid)
 	defer z.Thaw()
 	if z.Gone() {
 		t.Error("gone before the kill")
@@ -206,7 +213,7 @@ func TestKilledWhileFrozen(t *testing.T) {
 }
 
 func TestStoppedBefore(t *testing.T) {
-	f := New(nil)
+	f := New(nil, nil)
 	p := start(t, "signals", "epoll_wait")
 	p.waitAsleep()
 	if err := unix.Kill(p.pid, unix.SIGSTOP); err != nil {
@@ -230,7 +237,7 @@ func TestStoppedBefore(t *testing.T) {
 }
 
 func TestStoppedAndContinuedWhileFrozen(t *testing.T) {
-	f := New(nil)
+	f := New(nil, nil)
 	p := start(t, "spin")
 	p.waitReady()
 	z := mustFreeze(t, f, p.pid)
@@ -265,7 +272,7 @@ func TestFreezeInPidNamespace(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	z := mustFreeze(t, New(nil), pid)
+	z := mustFreeze(t, New(nil, nil), pid)
 	before := load(&p.count.turns)
 	time.Sleep(5 * time.Millisecond)
 	if after := load(&p.count.turns); after != before {
@@ -278,7 +285,7 @@ func TestFreezeInPidNamespace(t *testing.T) {
 // A process may replace its program, by another thread than the first, while
 // it is about to be frozen.
 func TestFreezeDuringExec(t *testing.T) {
-	f := New(nil)
+	f := New(nil, nil)
 	p := start(t, "exec")
 	p.waitReady()
 	for range 100 {
@@ -297,16 +304,124 @@ func TestFreezeDuringExec(t *testing.T) {
 	}
 }
 
-// freezeAndWait is a program that freezes a process and is then killed.
+// freezeAndWait is a program that freezes a process and is then killed. Its
+// descriptor 3 takes the lifelines.
 func freezeAndWait(pid string) {
 	var n int
 	fmt.Sscan(pid, &n)
-	if _, err := New(nil).Freeze(context.Background(), n); err != nil {
+	announce := func(end *os.File) error {
+		return unix.Sendmsg(3, []byte{1}, unix.UnixRights(int(end.Fd())), nil, 0)
+	}
+	if _, err := New(nil, announce).Freeze(context.Background(), n); err != nil {
 		fmt.Println(err)
 		os.Exit(1)
 	}
 	fmt.Println("frozen")
 	time.Sleep(time.Minute)
+}
+
+// startFreezer runs it until it has frozen the process.
+func startFreezer(t *testing.T, p *program) (cmd *exec.Cmd, lifeline *os.File) {
+	t.Helper()
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mine, its := os.NewFile(uintptr(pair[0]), "mine"), os.NewFile(uintptr(pair[1]), "its")
+	defer mine.Close()
+	cmd = exec.Command("/proc/self/exe", "freeze-and-wait", fmt.Sprint(p.pid))
+	cmd.ExtraFiles = []*os.File{its}
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	its.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := make([]byte, 100)
+	n, _ := out.Read(said)
+	if got := string(said[:n]); got != "frozen\n" {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if p.running() {
+			t.Fatalf("the freezer says %q", got)
+		}
+		return nil, nil
+	}
+	oob := make([]byte, unix.CmsgSpace(4))
+	_, n, _, _, err = unix.Recvmsg(pair[0], make([]byte, 1), oob, unix.MSG_CMSG_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmsgs, err := unix.ParseSocketControlMessage(oob[:n])
+	if err != nil || len(cmsgs) != 1 {
+		t.Fatalf("%d control messages, %v", len(cmsgs), err)
+	}
+	fds, err := unix.ParseUnixRights(&cmsgs[0])
+	if err != nil || len(fds) != 1 {
+		t.Fatalf("%d descriptors, %v", len(fds), err)
+	}
+	return cmd, os.NewFile(uintptr(fds[0]), "lifeline")
+}
+
+// A lifeline hangs up before the process goes on.
+func TestLifeline(t *testing.T) {
+	p := start(t, "spin")
+	p.waitReady()
+	const times = 10
+	early := 0
+	for range times {
+		cmd, lifeline := startFreezer(t, p)
+		if n, err := unix.Poll([]unix.PollFd{{Fd: int32(lifeline.Fd()), Events: unix.POLLIN}}, 0); n != 0 {
+			t.Fatalf("the lifeline says something while all is well: %v", err)
+		}
+		before := load(&p.count.turns)
+		_ = cmd.Process.Kill()
+		n, err := unix.Read(int(lifeline.Fd()), make([]byte, 1))
+		if load(&p.count.turns) == before {
+			early++
+		}
+		if n != 0 || err != nil {
+			t.Errorf("the lifeline says %d, %v, want that it hangs up", n, err)
+		}
+		lifeline.Close()
+		_ = cmd.Wait()
+		wait(t, "the process goes on", func() bool { return load(&p.count.turns) != before })
+	}
+	if early < times*7/10 {
+		t.Errorf("%d of %d times the process stood still when the lifeline hung up", early, times)
+	}
+}
+
+// A thread that ends in good order says so, and one is used again and again.
+func TestLifelinesInGoodOrder(t *testing.T) {
+	var ends []int
+	f := New(nil, func(end *os.File) error {
+		fd, err := unix.FcntlInt(end.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		ends = append(ends, fd)
+		return err
+	})
+	p := start(t, "spin")
+	p.waitReady()
+	for range 20 {
+		mustFreeze(t, f, p.pid).Thaw()
+	}
+	f.Close()
+	wait(t, "its inotify instances are given back", func() bool { return f.workers.slow.Load() == 0 })
+	if len(ends) != 1 {
+		t.Errorf("%d threads for one process", len(ends))
+	}
+	for _, fd := range ends {
+		b := make([]byte, 2)
+		if n, err := unix.Read(fd, b); n != 1 || err != nil {
+			t.Errorf("a lifeline says %d, %v, want a byte", n, err)
+		}
+		if n, err := unix.Read(fd, b); n != 0 || err != nil {
+			t.Errorf("then it says %d, %v, want that it hangs up", n, err)
+		}
+		unix.Close(fd)
+	}
 }
 
 // Whoever freezes may be killed at any time. The process goes on, its call
@@ -315,19 +430,11 @@ func TestFreezerIsKilled(t *testing.T) {
 	p := start(t, "queue", "1500")
 	wait(t, "the first signal", func() bool { return load(&p.count.handled) > 0 })
 	for i := 0; p.running() && i < 15; i++ {
-		cmd := exec.Command("/proc/self/exe", "freeze-and-wait", fmt.Sprint(p.pid))
-		out, err := cmd.StdoutPipe()
-		if err == nil {
-			err = cmd.Start()
+		cmd, lifeline := startFreezer(t, p)
+		if cmd == nil {
+			break
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		said := make([]byte, 100)
-		n, _ := out.Read(said)
-		if got := string(said[:n]); got != "frozen\n" && p.running() {
-			t.Fatalf("the freezer says %q", got)
-		}
+		lifeline.Close()
 		time.Sleep(2 * time.Millisecond)
 		before := load(&p.count.handled)
 		_ = cmd.Process.Kill()

@@ -17,8 +17,9 @@ const patience = 500 * time.Millisecond
 // program needs one: a process can be frozen by one Freezer at a time, which
 // counts how often.
 type Freezer struct {
-	refuse func(pid int) error
-	calls  calls
+	refuse  func(pid int) error
+	calls   calls
+	workers workers
 
 	mu    sync.Mutex // guards procs and users of its values
 	procs map[int]*process
@@ -32,17 +33,22 @@ type process struct {
 	mu     sync.Mutex // guards the fields below; held while it is frozen and thawed
 	frozen int        // how often
 	tracer *tracer    // with frozen
-	late   *tracer    // one that is stuck in the kernel; else nil
+	worker *worker    // with frozen
+	late   bool       // a worker is stuck in the kernel with it
 }
 
-// New returns a Freezer that asks refuse, which may be nil, for an objection
-// to freezing a process.
-func New(refuse func(pid int) error) *Freezer {
+// New returns a Freezer. refuse is asked for an objection to freezing a
+// process, announce is told of each thread that traces; both may be nil.
+func New(refuse func(pid int) error, announce Announce) *Freezer {
 	if refuse == nil {
 		refuse = func(int) error { return nil }
 	}
-	return &Freezer{refuse: refuse, procs: map[int]*process{}}
+	return &Freezer{refuse: refuse, workers: workers{announce: announce}, procs: map[int]*process{}}
 }
+
+// Close ends the threads that the Freezer keeps for later. What is frozen
+// stays so.
+func (f *Freezer) Close() { f.workers.close() }
 
 // Frozen is a process that stands still until Thaw.
 type Frozen struct {
@@ -76,37 +82,53 @@ func (f *Freezer) Freeze(ctx context.Context, pid int) (*Frozen, error) {
 	defer p.mu.Unlock()
 	if p.frozen > 0 && p.tracer.gone() {
 		// Another process may have the number by now.
-		p.tracer.end()
+		f.thaw(p)
 		p.frozen = 0
 	}
 	if p.frozen == 0 {
-		if p.late != nil {
-			return nil, stuck(pid, pid)
-		}
-		t, err := startTracer(ctx, pid, &f.calls)
-		if err != nil {
-			if t != nil {
-				f.wait(p, t)
-			}
+		if err := f.freeze(ctx, p); err != nil {
 			return nil, err
 		}
-		p.tracer = t
 	}
 	p.frozen++
 	f.use(pid)
 	return &Frozen{freezer: f, process: p, tracer: p.tracer}, nil
 }
 
-// wait keeps others away from a process until a tracer of it has ended.
-func (f *Freezer) wait(p *process, t *tracer) {
-	p.late = t
+func (f *Freezer) freeze(ctx context.Context, p *process) error {
+	if p.late {
+		return stuck(p.pid, p.pid)
+	}
+	w, err := f.workers.get()
+	if err != nil {
+		return err
+	}
+	t := &tracer{pid: p.pid, calls: &f.calls, threads: map[int]*thread{}}
+	late, err := w.freeze(ctx, t, &f.workers)
+	if late {
+		f.wait(p, w)
+	}
+	if err == nil {
+		p.tracer, p.worker = t, w
+	}
+	return err
+}
+
+func (f *Freezer) thaw(p *process) {
+	p.worker.thaw(p.tracer, &f.workers)
+	p.tracer, p.worker = nil, nil
+}
+
+// wait keeps others away from a process until a worker has ended.
+func (f *Freezer) wait(p *process, w *worker) {
+	p.late = true
 	f.use(p.pid)
 	go func() {
 		defer f.leave(p)
-		<-t.ended
+		<-w.ended
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		p.late = nil
+		p.late = false
 	}()
 }
 
@@ -163,8 +185,7 @@ func (z *Frozen) release() {
 		return // its process has ended and its number was given to another
 	}
 	if p.frozen--; p.frozen == 0 {
-		p.tracer.end()
-		p.tracer = nil
+		z.freezer.thaw(p)
 	}
 }
 

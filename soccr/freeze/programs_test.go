@@ -22,7 +22,7 @@ func TestProgramsUnderStorm(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			fstests.Require(t, test.need)
 			p := launch(t, test.command()...)
-			stop := storm(t, New(nil), p)
+			stop := storm(t, New(nil, nil), p)
 			out := p.output(20 * time.Second)
 			n := stop()
 			var echoes, ticks, waits int

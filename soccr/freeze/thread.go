@@ -85,18 +85,18 @@ func (th *thread) halted(status int) {
 	}
 }
 
-// detach lets the thread go on after it stood still for held.
-func (th *thread) detach(c *calls, held time.Duration) {
-	// A thread that was killed answers ESRCH to both.
+// detach lets the thread go on after it stood still for held. It returns
+// false if the thread was killed.
+func (th *thread) detach(c *calls, held time.Duration) bool {
 	if th.call != nil && held > time.Millisecond {
-		_ = th.call.apply(th.tid, c)
+		_ = th.call.apply(th.tid, c) // it fails if the thread was killed
 	}
-	_ = detach(th.tid, th.signal)
+	return detach(th.tid, th.signal) == nil
 }
 
-// late is the error of a freeze that was given up by its caller, or took too
+// lateError is that of a freeze that was given up by its caller, or took too
 // long since that thread did not stop.
-func late(ctx context.Context, pid, tid int) error {
+func lateError(ctx context.Context, pid, tid int) error {
 	if err := ctx.Err(); !errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}

@@ -4,105 +4,25 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// reapEvery is how long a killed process stays unnoticed by its parent: its
-// tracer has to take note of each thread's end first.
-const reapEvery = 20 * time.Millisecond
-
-// A tracer is the thread that traces one process: ptrace(2) lets only the
-// thread that seized another one handle it. When it ends, the kernel lets go
-// of whatever it still has.
+// A tracer freezes one process: by its worker, since ptrace(2) lets only the
+// thread that seized another one handle it.
 type tracer struct {
 	pid   int
 	calls *calls
+	dead  atomic.Bool // every thread of the process has ended
 
-	dead  atomic.Bool   // every thread of the process has ended
-	stop  chan struct{} // closed to thaw
-	ended chan struct{} // closed when the thread is done
-
-	// What follows is the thread's own.
+	// What follows is the worker's own.
 	threads map[int]*thread
 	since   time.Time // when the last of them stopped
 
 	began time.Time     // the first interrupt
-	stood time.Duration // from then to the last detach; to be read after the end
-}
-
-// startTracer freezes a process. With an error it may return a tracer that is
-// stuck in the kernel, and lets go of the process as soon as it comes back.
-func startTracer(ctx context.Context, pid int, c *calls) (left *tracer, err error) {
-	t := &tracer{
-		pid: pid, calls: c, threads: map[int]*thread{},
-		stop: make(chan struct{}), ended: make(chan struct{}),
-	}
-	result := make(chan error, 1)
-	go t.run(ctx, result)
-	select {
-	case err = <-result:
-	case <-ctx.Done():
-		select {
-		case err = <-result:
-		case <-time.After(tracerGrace):
-			close(t.stop)
-			return t, late(ctx, pid, pid)
-		}
-	}
-	if err != nil {
-		<-t.ended
-		return nil, err
-	}
-	return t, nil
-}
-
-// tracerGrace is how long a tracer may take to notice that its time is over.
-const tracerGrace = 100 * time.Millisecond
-
-// run is the thread's life.
-func (t *tracer) run(ctx context.Context, result chan<- error) {
-	// Never unlocked: with the goroutine the thread ends.
-	runtime.LockOSThread()
-	if unix.Gettid() == unix.Getpid() {
-		// The first thread does not end. While it is locked here the next
-		// goroutine is on another one.
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			t.run(ctx, result)
-		}()
-		<-done
-		runtime.UnlockOSThread()
-		return
-	}
-	defer close(t.ended)
-	if err := t.freeze(ctx); err != nil {
-		t.undo()
-		result <- err
-		return
-	}
-	result <- nil
-	tick := time.NewTicker(reapEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-t.stop:
-			t.thaw()
-			return
-		case <-tick.C:
-			t.reap()
-		}
-	}
-}
-
-// end thaws and waits until that is done.
-func (t *tracer) end() {
-	close(t.stop)
-	<-t.ended
+	stood time.Duration // from then to the last detach; to be read after thaw
 }
 
 func (t *tracer) gone() bool { return t.dead.Load() }
@@ -124,7 +44,7 @@ func (t *tracer) freeze(ctx context.Context) error {
 				return err
 			}
 			if ctx.Err() != nil {
-				return late(ctx, t.pid, t.pid)
+				return lateError(ctx, t.pid, t.pid)
 			}
 		}
 		if err := t.await(ctx); err != nil {
@@ -231,7 +151,7 @@ func (t *tracer) await(ctx context.Context) error {
 			return nil
 		}
 		if ctx.Err() != nil {
-			return late(ctx, moving.pid, moving.tid)
+			return lateError(ctx, moving.pid, moving.tid)
 		}
 		yield(nap)
 	}
@@ -286,35 +206,35 @@ func (t *tracer) forget(th *thread) {
 // reap takes note of threads that were killed.
 func (t *tracer) reap() {
 	for _, th := range t.threads {
-		if th.state == stopped {
-			_ = t.look(th) // of such a thread it does not fail
-		}
+		_ = t.look(th) // it fails for a thread that stops, and none does now
 	}
 }
 
-// thaw lets the threads go. Those that did not stop are let go with the end
-// of this thread.
-func (t *tracer) thaw() {
+// thaw lets the threads go that have stopped. clean tells that none is left,
+// which only the end of the worker can let go: one that did not stop, or was
+// killed and has not ended yet.
+func (t *tracer) thaw() (clean bool) {
 	held := time.Since(t.since)
-	for _, th := range t.threads {
-		if th.state == stopped {
-			th.detach(t.calls, held)
+	for tid, th := range t.threads {
+		if th.state == stopped && th.detach(t.calls, held) {
+			delete(t.threads, tid)
 		}
 	}
 	t.stood = time.Since(t.began)
 	t.reap()
+	return len(t.threads) == 0
 }
 
 // undo is thaw after a freeze that failed. What was interrupted gets some
 // time to stop, so that its call can be given back.
-func (t *tracer) undo() {
+func (t *tracer) undo() (clean bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), undoPatience)
 	defer cancel()
 	// It fails for each thread whose call cannot be given back, which has
 	// stopped then, and at the end of the time.
 	for t.await(ctx) != nil && ctx.Err() == nil {
 	}
-	t.thaw()
+	return t.thaw()
 }
 
 // undoPatience is how long undo waits.
