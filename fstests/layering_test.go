@@ -30,7 +30,7 @@ var layers = []struct {
 	{"backends/runs", []string{"backends/keeper", "backends/worker", "stacknode", "stacknode/..."}},
 	{"backends/worker", []string{"stacknode", "stacknode/..."}},
 	{"backends/guardian", []string{"stacknode", "stacknode/...", "soccr", "soccr/..."}},
-	{"backends/conns", []string{"backends/guardian", "stacknode", "stacknode/...", "soccr", "soccr/..."}},
+	{"backends/conns", []string{"backends/guardian", "backends/worker", "stacknode", "stacknode/...", "soccr", "soccr/..."}},
 	// A kind of stack: never another one.
 	{"backends/...", []string{"backends/worker", "backends/conns", "backends/guardian", "stacknode", "stacknode/...", "fastsocket", "fastsocket/...", "soccr", "soccr/..."}},
 	{"fastsocket", []string{"fastsocket/..."}},
