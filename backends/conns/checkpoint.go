@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/stackfs/stackfs/backends/guardian"
 	"github.com/stackfs/stackfs/soccr"
 	"github.com/stackfs/stackfs/soccr/image"
 	"github.com/stackfs/stackfs/soccr/snapshot"
@@ -20,7 +21,7 @@ func (s *Stack) target(ctx context.Context, caller *stacknode.Caller, cookie uin
 		return t, nil, err
 	}
 	id, _ := s.cfg.Worker.NetNS()
-	t.Request = Request{Cookie: cookie, Inode: uint64(sock.inode), Tracer: tracer}
+	t.Request = guardian.Request{Cookie: cookie, Inode: uint64(sock.inode), Tracer: tracer}
 	t.netns = snapshot.NetNS{Key: id, Do: s.cfg.Worker.Do}
 	return t, sock, nil
 }

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/stackfs/stackfs/backends/guardian"
 	"github.com/stackfs/stackfs/soccr"
 	"github.com/stackfs/stackfs/soccr/snapshot"
 )
@@ -37,8 +38,16 @@ type Engine struct {
 
 // NewEngine returns an engine that saves connections as mode says. start
 // starts the guardian, when that is needed.
-func NewEngine(mode Mode, log *slog.Logger, start func() (Guardian, error)) *Engine {
-	return &Engine{mode: mode, log: log, guard: guard{start: start}}
+func NewEngine(mode Mode, log *slog.Logger, start func() (*guardian.Client, error)) *Engine {
+	e := &Engine{mode: mode, log: log}
+	e.guard.start = func() (Guardian, error) {
+		c, err := start()
+		if err != nil {
+			return nil, err
+		}
+		return client{c}, nil
+	}
+	return e
 }
 
 // Start begins to load and test the BPF program, which takes a part of a
@@ -106,7 +115,7 @@ func (e *Engine) withoutFile() bool {
 
 // A target is a connection to be saved or held.
 type target struct {
-	Request
+	guardian.Request
 	netns snapshot.NetNS
 }
 

@@ -6,41 +6,37 @@ import (
 	"sync"
 	"time"
 
+	"github.com/stackfs/stackfs/backends/guardian"
 	"github.com/stackfs/stackfs/soccr"
 	"github.com/stackfs/stackfs/stacknode"
-	"github.com/stackfs/stackfs/stacknode/peer"
 )
 
-// A Request says which connection is asked for, and for whom: who may not
-// trace a process that holds it gets a *stacknode.HolderError.
-type Request struct {
-	Cookie, Inode uint64
-	Tracer        peer.Tracer
-}
-
 // A Guardian is the process that freezes the owners of a connection and has
-// the socket in repair mode meanwhile. When the daemon dies it lets go.
+// the socket in repair mode meanwhile: a *guardian.Client.
 type Guardian interface {
-	// Save saves a connection, which then goes on.
-	Save(ctx context.Context, r Request) (*soccr.Conn, error)
-	// Hold freezes the owners of a connection until limit (0: none) is over
-	// or one of the methods of Held is called.
-	Hold(ctx context.Context, r Request, limit time.Duration) (Held, error)
-	// PID returns that of the process, 0 if there is none.
+	Save(ctx context.Context, r guardian.Request) (*soccr.Conn, error)
+	Hold(ctx context.Context, r guardian.Request, limit time.Duration) (Held, error)
 	PID() int
-	// Close ends the process, which resumes what it holds.
 	Close() error
 }
 
-// A Held is a connection that is held.
+// A Held is a connection that is held: a *guardian.Held.
 type Held interface {
 	Save(ctx context.Context) (*soccr.Conn, error)
-	// Resume lets the connection go on.
 	Resume() error
-	// Discard ends it, which the peer does not see.
 	Discard() error
-	// Done is closed when it is held no longer, for whatever reason.
 	Done() <-chan struct{}
+}
+
+// A client makes a *guardian.Client a Guardian.
+type client struct{ *guardian.Client }
+
+func (c client) Hold(ctx context.Context, r guardian.Request, limit time.Duration) (Held, error) {
+	h, err := c.Client.Hold(ctx, r, limit)
+	if err != nil {
+		return nil, err
+	}
+	return h, nil
 }
 
 // A guard starts the guardian when it is needed.

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/stackfs/stackfs/backends/guardian"
 	"github.com/stackfs/stackfs/soccr"
 	"github.com/stackfs/stackfs/soccr/image"
 	"github.com/stackfs/stackfs/stacknode"
@@ -18,7 +19,7 @@ import (
 type fakeGuardian struct {
 	mu    sync.Mutex
 	calls []string
-	last  Request
+	last  guardian.Request
 	held  *fakeHeld
 	fail  error
 	wait  chan bool // if set, Hold waits for it
@@ -38,13 +39,13 @@ func (g *fakeGuardian) take() []string {
 	return calls
 }
 
-func (g *fakeGuardian) Save(_ context.Context, r Request) (*soccr.Conn, error) {
+func (g *fakeGuardian) Save(_ context.Context, r guardian.Request) (*soccr.Conn, error) {
 	g.note("save")
 	g.last = r
 	return someConn("192.0.2.1:4001"), g.fail
 }
 
-func (g *fakeGuardian) Hold(_ context.Context, r Request, limit time.Duration) (Held, error) {
+func (g *fakeGuardian) Hold(_ context.Context, r guardian.Request, limit time.Duration) (Held, error) {
 	g.note("hold")
 	g.last = r
 	if g.wait != nil {

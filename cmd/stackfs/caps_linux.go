@@ -20,13 +20,13 @@ type capability struct {
 
 // daemonCaps are those of the daemon, in every thread.
 var daemonCaps = []capability{
-	{unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN", "enter and make network namespaces, mount and unmount"},
-	{unix.CAP_NET_ADMIN, "CAP_NET_ADMIN", "links, addresses, routes and sysctls of stacks; netlink sockets of callers who have it"},
-	{unix.CAP_NET_RAW, "CAP_NET_RAW", "raw and packet sockets for callers who may have them"},
-	{unix.CAP_SYS_PTRACE, "CAP_SYS_PTRACE", "fetch a caller's reply socket, look at its namespaces"},
+	{unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN", "enter and make network namespaces, mount and unmount, load the BPF program that saves connections"},
+	{unix.CAP_NET_ADMIN, "CAP_NET_ADMIN", "links, addresses, routes and sysctls of stacks; netlink sockets of callers who have it; restore and end connections"},
+	{unix.CAP_NET_RAW, "CAP_NET_RAW", "raw and packet sockets for callers who may have them; the FINs of connections that are restored"},
+	{unix.CAP_SYS_PTRACE, "CAP_SYS_PTRACE", "fetch a caller's reply socket, look at its namespaces, find who holds a connection"},
 	{unix.CAP_SETUID, "CAP_SETUID", "make a socket with the caller's uid"},
 	{unix.CAP_SETGID, "CAP_SETGID", "make a socket with the caller's groups"},
-	{unix.CAP_DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH", "list the directory mounted over, whoever it belongs to"},
+	{unix.CAP_DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH", "list the directory mounted over and the descriptors of processes, whoever they belong to"},
 	{unix.CAP_CHOWN, "CAP_CHOWN", "pass on chown to a device of the directory mounted over"},
 	{unix.CAP_FOWNER, "CAP_FOWNER", "pass on chmod to a device of the directory mounted over"},
 }
@@ -34,6 +34,14 @@ var daemonCaps = []capability{
 // keeperCaps are those of the keeper.
 var keeperCaps = []capability{
 	{unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN", "detach the mount of a daemon that died"},
+}
+
+// guardianCaps are those of the guardian.
+var guardianCaps = []capability{
+	{unix.CAP_SYS_PTRACE, "CAP_SYS_PTRACE", "freeze the owners of a connection, fetch its descriptor"},
+	{unix.CAP_DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH", "find the owners of a connection"},
+	{unix.CAP_NET_ADMIN, "CAP_NET_ADMIN", "turn repair mode on and off"},
+	{unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN", "enter the network namespace of a connection"},
 }
 
 // dropCapabilities leaves every thread of the process no capability but

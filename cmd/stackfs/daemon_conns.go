@@ -1,11 +1,6 @@
 package main
 
-import (
-	"fmt"
-	"syscall"
-
-	"github.com/stackfs/stackfs/backends/conns"
-)
+import "github.com/stackfs/stackfs/backends/conns"
 
 // connsEnv returns what saves and restores the connections of all stacks.
 // Nothing of it is started yet.
@@ -17,11 +12,6 @@ func (s *server) connsEnv(cfg *config) conns.Env {
 		Holders: conns.NewHolders(),
 		Version: version,
 	}
-}
-
-// startGuardian starts the process that holds the owners of connections.
-func (s *server) startGuardian() (conns.Guardian, error) {
-	return nil, fmt.Errorf("no guardian: %w", syscall.EOPNOTSUPP)
 }
 
 // closeConns ends what connsEnv returned, after all stacks.

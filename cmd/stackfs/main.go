@@ -95,6 +95,8 @@ func run(ctx context.Context, e env, args []string) int {
 		return serveInBackground(e, args[1])
 	case args[0] == argvKeeper && len(args) == 2:
 		return keepMain(e, args[1])
+	case args[0] == argvGuardian && len(args) == 1:
+		return guardMain(e)
 	case args[0] == launch.ArgvInner && len(args) == 2:
 		return runInner(e, args[1])
 	}

@@ -17,8 +17,9 @@ import (
 
 // The daemon and its keeper are this program under other names.
 const (
-	argvServe  = "stackfs-serve"
-	argvKeeper = "stackfs-keeper"
+	argvServe    = "stackfs-serve"
+	argvKeeper   = "stackfs-keeper"
+	argvGuardian = "stackfs-guardian"
 )
 
 // readyWord is what the daemon writes to its parent once it serves.
