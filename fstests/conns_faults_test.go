@@ -132,16 +132,14 @@ func TestDaemonKilledWhileCheckpointing(t *testing.T) {
 	})
 }
 
-// guardian returns the process that holds what is frozen.
-func (m *M) guardian() int {
-	m.t.Helper()
-	for _, pid := range children(m.PID()) {
-		if argv := cmdline(pid); len(argv) > 0 && argv[0] == "stackfs-guardian" {
-			return pid
-		}
+// guardian is findGuardian for one that must be there.
+func (s *connsSite) guardian(t *testing.T) int {
+	t.Helper()
+	pid := s.findGuardian()
+	if pid == 0 {
+		t.Fatal("the daemon has no guardian")
 	}
-	m.t.Fatal("the daemon has no child stackfs-guardian")
-	return 0
+	return pid
 }
 
 func TestGuardianKilledWhileCheckpointing(t *testing.T) {
@@ -152,7 +150,7 @@ func TestGuardianKilledWhileCheckpointing(t *testing.T) {
 		stop, done := a.readers(2)
 		WaitFor(t, 10*time.Second, "the first images", func() bool { return done.Load() > 2 })
 		time.Sleep(time.Duration(rand.Int64N(int64(20 * time.Millisecond))))
-		mustDo(t, syscall.Kill(s.guardian(), syscall.SIGKILL))
+		mustDo(t, syscall.Kill(s.guardian(t), syscall.SIGKILL))
 		a.unharmed("the guardian was killed")
 		had := done.Load()
 		WaitFor(t, 10*time.Second, "images under another guardian", func() bool { return done.Load() > had+2 })

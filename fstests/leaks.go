@@ -123,10 +123,17 @@ func (m *M) checkFDs() {
 	var now map[string]int
 	pid, before := m.PID(), m.daemon.fds
 	fdAllowance := func(kind string) int {
+		switch {
 		// Each stack that was added has its namespace open, and with the
 		// first the daemon opens its own.
-		if kind == "net:[N]" {
+		case kind == "net:[N]":
 			return 1 + max(0, m.stackCount()-m.daemon.stacks)
+		// The guardian is started when it is needed. There is a socket to
+		// it and one to each of its threads.
+		case kind == "anon_inode:[pidfd]" && m.findGuardian() != 0:
+			return 1
+		case kind == "socket:[N]" && m.findGuardian() != 0:
+			return 1 + len(listTasks(m.findGuardian()))
 		}
 		return fdAllowance(kind)
 	}
@@ -195,6 +202,23 @@ func fdKinds(pid int) map[string]int {
 		}
 	}
 	return kinds
+}
+
+// findGuardian returns the process that freezes the owners of connections, 0
+// if none was needed yet.
+func (m *M) findGuardian() int {
+	for _, child := range children(m.PID()) {
+		if argv := cmdline(child); len(argv) > 0 && argv[0] == "stackfs-guardian" {
+			return child
+		}
+	}
+	return 0
+}
+
+// listTasks returns the directories of a process' threads.
+func listTasks(pid int) []string {
+	dirs, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
+	return dirs
 }
 
 // children lists the child processes of pid.
