@@ -15,8 +15,10 @@ mkdir -p "$net" "$work/www" "$work/bin"
 cp "$top/build/stackfs" "$work/bin/"
 export PATH="$work/bin:$PATH"
 server=
+counter=
+client=
 cleanup() {
-	[ -z "$server" ] || kill "$server" 2>/dev/null || true
+	for pid in $server $counter $client; do kill "$pid" 2>/dev/null || true; done
 	timeout 20 stackfs umount --force "$net" 2>/dev/null || true
 	rm -rf "$work"
 }
@@ -29,6 +31,7 @@ run() { printf '$ %s\n' "$*" | sed "s#$work#DEMO#g"; timeout 30 "$@"; }
 echo "hello from a stack of its own" > "$work/www/index.html"
 cat > "$work/demo.toml" <<TOML
 discover = false
+state_dir = "$work/state"
 
 [stack.shop]
 addresses = ["10.9.0.1/24", "fd09::1/64"]
@@ -88,6 +91,51 @@ say "A stack is made and removed like a directory."
 run mkdir "$net/scratch"
 run cat "$net/scratch/status"
 run rmdir "$net/scratch"
+
+say "Every TCP connection is a directory. A server that counts, and a client that has asked it twice:"
+cat > "$work/count.py" <<'PY'
+import socket
+s = socket.create_server(("10.9.0.1", 7000))
+conn, peer = s.accept()
+for n, line in enumerate(conn.makefile("rb"), 1):
+    conn.sendall(b"%d lines from %s port %d\n" % (n, peer[0].encode(), peer[1]))
+PY
+cat > "$work/ask.py" <<'PY'
+import socket, time
+s = socket.create_connection(("10.9.0.1", 7000))
+for _ in range(2):
+    s.sendall(b"hello\n")
+    print(s.recv(100).decode(), end="", flush=True)
+time.sleep(60)
+PY
+stackfs run "$net/shop" -- python3 "$work/count.py" &
+counter=$!
+for _ in $(seq 100); do
+	stackfs conns -l --no-header --sport 7000 "$net/shop" | grep -q . && break
+	sleep 0.1
+done
+stackfs run "$net/shop" -- python3 "$work/ask.py" > "$work/asked" &
+client=$!
+for _ in $(seq 100); do
+	[ "$(wc -l < "$work/asked")" -eq 2 ] && break
+	sleep 0.1
+done
+cat "$work/asked"
+run stackfs conns --dport 7000 "$net/shop"
+conn=$(stackfs conns --no-header --dport 7000 "$net/shop" | awk '{ print $NF }')
+run cat "$net/shop/conns/$conn/remote"
+
+say "Its checkpoint is a file; reading it disturbs nobody. With --move it ends here, without a packet ..."
+run stackfs checkpoint --move -o "$work/conn.img" "$net/shop/conns/$conn"
+run stackfs inspect "$work/conn.img"
+kill "$client"
+wait "$client" 2>/dev/null || true
+client=
+
+say "... and another program goes on with it. For the server it is the same client."
+run stackfs restore "$work/conn.img" "$net/shop" -- sh -c 'echo hello >&3; head -1 <&3'
+wait "$counter"
+counter=
 
 say "The end: everything that was made is removed."
 kill "$server"
