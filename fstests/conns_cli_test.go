@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -25,12 +26,18 @@ type talk struct {
 	conn, listed string // of here: its number, and its line of stackfs conns
 }
 
-// startTalk connects a program on the stack here with one that listens far.
-func (s *connsSite) startTalk(t testing.TB, port int) *talk {
+// startTalk connects a program on the stack here, of root or of the user uid,
+// with one that listens far.
+func (s *connsSite) startTalk(t testing.TB, port int, uid ...uint32) *talk {
 	t.Helper()
 	k := &talk{t: t, address: s.far.IP4, port: port}
 	k.far = startParty(t, s.talker(t, s.far, "listen", port), "ready")
-	k.here = startParty(t, s.talker(t, s.here, "connect", port), "connected")
+	here := s.talker(t, s.here, "connect", port)
+	if len(uid) > 0 {
+		i := slices.Index(here.Args, "/usr/bin/python3")
+		here.Args = slices.Insert(here.Args, i, "setpriv", fmt.Sprintf("--reuid=%d", uid[0]), fmt.Sprintf("--regid=%d", uid[0]), "--clear-groups")
+	}
+	k.here = startParty(t, here, "connected")
 	k.far.expect(t, "connected")
 	k.listed = strings.TrimSpace(RunCmd(t, s.Command("conns", "--no-header", "--dport", fmt.Sprint(port), s.Path("here"))))
 	fields := strings.Fields(k.listed)
@@ -195,14 +202,18 @@ func TestMovedConnectionIsRestoredForAProgram(t *testing.T) {
 			k.tell(k.far, "read")
 			k.far.expect(t, "got unread")
 			k.says(k.far, k.far, "echo")
+			// While the connection is nowhere the address is not there either:
+			// a late acknowledgement of the peer would be answered with a reset.
+			there.IP("addr", "del", s.here.IP4.String()+"/24", "dev", "eth0")
 			RunCmd(t, s.Command("checkpoint", "--move", "-o", file, s.Path("there"), onlyConn(t, s, "there")))
 			if err := Within(t, runTime, "cat to end", service.Wait); err == nil {
 				t.Error("cat ended well, want an error of its connection")
 			}
 
+			there.IP("addr", "add", s.here.IP4.String()+"/24", "dev", "eth0")
 			service = startRestored(t, s, file, s.Path("there"), "--", "/bin/sh", "-c",
 				`read line <&3; echo "$LISTEN_FDS $LISTEN_FDNAMES $line" >&3`)
-			onlyConn(t, s, "there") // before that the peer would be told that there is none
+			onlyConn(t, s, "there")
 			k.tell(k.far, "send second")
 			k.tell(k.far, "read")
 			k.far.expect(t, "1 connection second")
@@ -236,19 +247,39 @@ func onlyConn(t testing.TB, s *connsSite, stack string) (cookie string) {
 }
 
 // A pipe leads from one program to the next within a stack: what reads the
-// image begins when the connection is gone.
+// image begins when the connection is gone. An ordinary user does that with
+// his own connection, by the seal of its image; and once.
 func TestMoveThroughAPipe(t *testing.T) {
-	s := newConnsSite(t, "bpf")
-	k := s.startTalk(t, 7300)
-	line := fmt.Sprintf(`"$0" checkpoint --move "$1" %s | "$0" restore --inetd - "$1" -- cat`, k.conn)
-	cmd := Command(t, exchangeTime, "/bin/sh", "-c", line, s.bin, s.Path("here"))
-	cmd.Stderr = os.Stderr
-	startBackground(t, cmd)
-	WaitFor(t, 10*time.Second, "another socket to have the connection", func() bool {
-		rows := s.established("here", k.port)
-		return len(rows) == 1 && rows[0].cookie != k.conn
-	})
-	k.says(k.far, k.far, "through cat")
+	for name, uid := range map[string]uint32{"root": 0, "user": Nobody} {
+		t.Run(name, func(t *testing.T) {
+			s := newConnsSite(t, "bpf")
+			mustDo(t, os.Chmod(s.Path("here"), 0o755))
+			k := s.startTalk(t, 7300, uid)
+			const line = `"$0" checkpoint --move "$1" "$2" | tee "$3" | "$0" restore --inetd - "$1" -- cat`
+			dir := TempDir(t)
+			mustDo(t, os.Chown(dir, int(uid), int(uid)))
+			file := filepath.Join(dir, "copy")
+			cmd := Command(t, exchangeTime, "/bin/sh", "-c", line, s.bin, s.Path("here"), k.conn, file)
+			cmd.Stderr = os.Stderr
+			startBackground(t, AsUser(cmd, uid, uid))
+			WaitFor(t, 10*time.Second, "another socket to have the connection", func() bool {
+				rows := s.established("here", k.port)
+				return len(rows) == 1 && rows[0].cookie != k.conn && rows[0].uid == fmt.Sprint(uid)
+			})
+			k.says(k.far, k.far, "through cat")
+			if uid == 0 {
+				return
+			}
+			again := AsUser(s.Command("restore", file, s.Path("here"), "--", "cat"), uid, uid)
+			if _, stderr, code := Output(t, again); code != 125 || !strings.Contains(stderr, "can be done once") {
+				t.Errorf("restored a second time: got code %d and %q, want 125 and why", code, stderr)
+			}
+			other := AsUser(s.Command("checkpoint", s.Path("here"), s.connOf("here", k.port, false).cookie), uid-1, uid-1)
+			if _, stderr, code := Output(t, other); code != 6 || !strings.Contains(stderr, "only its owner and root may") {
+				t.Errorf("checkpoint by another user: got code %d and %q, want 6", code, stderr)
+			}
+		})
+	}
 }
 
 // The command is killed while it holds a connection, and cannot write its
