@@ -3,6 +3,7 @@ package fstests
 import (
 	"bytes"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -18,6 +19,7 @@ func TestCommandsWithStoppedDaemon(t *testing.T) {
 	m.Pause()
 	defer m.Resume()
 	lab := m.Path("lab")
+	img := mustAbs(t, filepath.Join("..", "soccr", "image", "testdata", "format1.img"))
 	tests := []*struct {
 		args []string
 		code int
@@ -32,6 +34,13 @@ func TestCommandsWithStoppedDaemon(t *testing.T) {
 		{args: []string{"rm", lab}, code: 7},
 		{args: []string{"reload", m.Dir}, code: 7},
 		{args: []string{"umount", m.Dir}, code: 7},
+		{args: []string{"conns", lab}, code: 7},
+		{args: []string{"conns", lab, "5"}, code: 7},
+		{args: []string{"checkpoint", "-o", "/dev/null", lab, "5"}, code: 7},
+		{args: []string{"checkpoint", "--move", lab, "5"}, code: 7},
+		{args: []string{"checkpoint", "--all", lab, TempDir(t)}, code: 7},
+		{args: []string{"restore", "--check", img, lab}, code: 7},
+		{args: []string{"restore", img, lab, "--", "true"}, code: 125},
 		{args: []string{"run", lab, "--", "true"}, code: 125},
 		{args: []string{"run", "-s", lab}, code: 125},
 		{args: []string{"run", "--no-resolv", lab, "--", "true"}, code: 125},

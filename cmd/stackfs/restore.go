@@ -39,6 +39,12 @@ func (e env) restore(ctx context.Context, opts restoreOptions) error {
 	if err != nil {
 		return &exitStatus{exitRunFailed, err}
 	}
+	// A restore may take long; a daemon that does not tell this at once is
+	// stuck.
+	kind := filepath.Join(opts.Stack, "type")
+	if _, err := within(ctx, e.patience, func() (string, error) { return readMountFile(kind) }); err != nil {
+		return &exitStatus{exitRunFailed, explain(err, opts.Stack, filepath.Dir(opts.Stack))}
+	}
 	sock, err := within(ctx, ctlPatience*e.patience, func() (*os.File, error) {
 		return e.restoreSocket(ctx, opts.Stack, bytes.NewReader(text))
 	})

@@ -73,6 +73,8 @@ func TestRestoreBecomesTheProgram(t *testing.T) {
 	c := newCLI(t)
 	dir := c.mount()
 	c.conns(dir, "lab", labConns)
+	other := t.TempDir() // a node may be bound anywhere
+	c.stack(other, "lab", "netns", "")
 	img := testImage(t, "192.0.2.1:80", "192.0.2.2:4711")
 	file := filepath.Join(t.TempDir(), "conn.img")
 	if err := os.WriteFile(file, img, 0o600); err != nil {
@@ -85,7 +87,7 @@ func TestRestoreBecomesTheProgram(t *testing.T) {
 	}{
 		{[]string{file, "lab", "--", "true", "--inetd"}, dir + "/lab", []string{"true", "--inetd"}},
 		{[]string{"--inetd", file, dir + "/lab", "true"}, dir + "/lab", []string{"true"}},
-		{[]string{"-", "/srv/lab", "true"}, "/srv/lab", []string{"true"}},
+		{[]string{"-", other + "/lab", "true"}, other + "/lab", []string{"true"}},
 	} {
 		r := c.restores(nil)
 		c.env.stdin = bytes.NewReader(img)
@@ -140,6 +142,7 @@ func TestRestoreMistakes(t *testing.T) {
 		{"short lab true", exitRunFailed, "short: "},
 		{"plain lab true", exitRunFailed, "plain: "},
 		{"--criu . lab true", exitRunFailed, "no dump of CRIU"},
+		{"ok nope true", exitRunFailed, dir + "/nope: no such stack"},
 		{"--check ok null", exitFailed, "the stack has no files of its connections"},
 		{"--check ok nope", exitNotFound, dir + "/nope: no such stack"},
 		{"--check short lab", exitFailed, "short: "},
@@ -163,6 +166,7 @@ func TestRefusedRestoreSaysWhy(t *testing.T) {
 	t.Parallel()
 	c := newCLI(t)
 	dir := c.mount()
+	c.conns(dir, "lab", labConns)
 	file := filepath.Join(t.TempDir(), "conn.img")
 	if err := os.WriteFile(file, testImage(t, "192.0.2.1:80", "192.0.2.2:4711"), 0o600); err != nil {
 		t.Fatal(err)
@@ -173,7 +177,7 @@ func TestRefusedRestoreSaysWhy(t *testing.T) {
 	}{
 		{fmt.Errorf("stack lab has not the address 192.0.2.1: %w", syscall.EADDRNOTAVAIL), dir + "/lab: stack lab has not the address 192.0.2.1: cannot"},
 		{&msocket.OpError{Op: "restore", Stack: dir + "/lab", Err: syscall.EBUSY}, "stackfs: " + dir + "/lab: device or resource busy\n"},
-		{syscall.ENOENT, "lab: no such stack"},
+		{syscall.ENOENT, "lab: the stack has no files of its connections"},
 		{syscall.EACCES, "lab: you may not use this stack"},
 		{fmt.Errorf("the stack serves its own network namespace only: %w", syscall.EACCES), "lab: the stack serves its own"},
 		{syscall.ENOTCONN, "lab: the daemon of " + dir + " is gone"},
