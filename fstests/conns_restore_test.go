@@ -54,9 +54,13 @@ func signalRedis(t *testing.T, log string, sig syscall.Signal, state string) {
 }
 
 // A client of redis ends in the middle of a request and of a reply, with
-// bytes in both queues. Its connection goes on in another process, on
-// another stack that has got the address: redis sees one client all the time
-// and each byte once.
+// bytes in both queues, while redis sends more. Its connection goes on in
+// another process, on another stack that gets the address: redis sees one
+// client all the time and each byte once.
+//
+// A kernel that has the address and not the connection answers with a reset.
+// So the old link goes down before the connection is taken away, and the new
+// one comes up after it is there; until then a link to nowhere has the address.
 func TestRedisClientMovesToAnotherStack(t *testing.T) {
 	Require(t, Program("redis-server"), Program("/usr/bin/python3"))
 	for _, engine := range []string{"bpf", "repair"} {
@@ -76,8 +80,10 @@ func TestRedisClientMovesToAnotherStack(t *testing.T) {
 				t.Fatalf("all %d bytes of the requests fit into the queue: the test shows nothing", at.Sent)
 			}
 
-			file := filepath.Join(TempDir(t), "conn.img")
 			row := s.connOf("here", 6379, false)
+			s.here.IP("link", "set", "eth0", "down")
+			signalRedis(t, log, syscall.SIGCONT, "SR")
+			file := filepath.Join(TempDir(t), "conn.img")
 			RunCmd(t, s.Command("checkpoint", "--move", "-o", file, s.Path("here", "conns", row.cookie)))
 			fmt.Fprintln(first.in)
 			var left struct{ End string }
@@ -98,11 +104,18 @@ func TestRedisClientMovesToAnotherStack(t *testing.T) {
 				t.Errorf("the image has %d and %d bytes in its queues, want %d and some", got, len(img.Conn.Send), want)
 			}
 
-			moveAddress(s.here, there)
-			signalRedis(t, log, syscall.SIGCONT, "SR")
-			cmd := Command(t, runTime, s.bin, "restore", file, s.Path("there"), "--", "/usr/bin/python3", "-B", script,
-				"go", fmt.Sprint(at.Sent), fmt.Sprint(at.Received), fmt.Sprint(at.ID))
-			wants(t, cmd, "all bytes")
+			address := s.here.IP4.String() + "/24"
+			there.IP("link", "add", "wait", "type", "veth", "peer", "name", "nowhere")
+			there.IP("link", "set", "wait", "up")
+			there.IP("link", "set", "nowhere", "up")
+			there.IP("addr", "add", address, "dev", "wait")
+			heir := startParty(t, Command(t, runTime, s.bin, "restore", file, s.Path("there"), "--", "/usr/bin/python3", "-B", script,
+				"go", fmt.Sprint(at.Sent), fmt.Sprint(at.Received), fmt.Sprint(at.ID)), "restored")
+			s.here.IP("link", "set", "eth0", "netns", there.Name)
+			there.IP("link", "del", "wait")
+			there.IP("addr", "add", address, "dev", "eth0")
+			there.IP("link", "set", "eth0", "up")
+			heir.expect(t, "all bytes")
 			if out := redisCLI(t, s.far, "-h", s.far.IP4.String(), "info", "stats"); !strings.Contains(out, "total_connections_received:2\r\n") {
 				t.Errorf("redis has seen other connections than the one and ours:\n%s", out)
 			}

@@ -89,6 +89,7 @@ def go(sent, received, number):
         raise AssertionError("LISTEN_FDS and LISTEN_PID are not for us")
     s = socket.socket(fileno=3)
     s.settimeout(LIMIT)
+    print("restored", flush=True)
     sender = threading.Thread(target=s.sendall, args=(REQUESTS[sent:],))
     sender.start()
     while received < len(REPLIES):
