@@ -31,9 +31,15 @@ type Engine struct {
 	log   *slog.Logger
 	guard guard
 
-	loading sync.Once // sets the fields below
-	snap    *snapshot.Snapshotter
-	why     error // that there is none
+	loading sync.Once   // sets the fields below
+	snap    snapshotter // nil: there is none
+	why     error       // that there is none
+}
+
+// A snapshotter is a *snapshot.Snapshotter.
+type snapshotter interface {
+	Take(ctx context.Context, ns snapshot.NetNS, cookies []uint64) ([]snapshot.Result, error)
+	Close() error
 }
 
 // NewEngine returns an engine that saves connections as mode says. start
@@ -60,8 +66,12 @@ func (e *Engine) load() {
 		if e.mode != ModeAuto && e.mode != ModeBPF {
 			return
 		}
-		e.snap, e.why = snapshot.New(e.log)
-		if e.why != nil && e.mode == ModeAuto {
+		s, err := snapshot.New(e.log)
+		if err == nil {
+			e.snap = s
+			return
+		}
+		if e.why = err; e.mode == ModeAuto {
 			e.log.Warn("connections are saved in repair mode: BPF does not work here", "err", e.why)
 		}
 	})
@@ -128,7 +138,12 @@ func (e *Engine) save(ctx context.Context, t target) (*soccr.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return results[0].Conn, results[0].Err
+	err = results[0].Err
+	if errors.Is(err, snapshot.ErrQueue) && e.mode == ModeAuto && t.Inode != 0 {
+		e.log.Warn("a connection is saved in repair mode: BPF cannot read it", "cookie", t.Cookie, "err", err)
+		return e.saveInRepairMode(ctx, t)
+	}
+	return results[0].Conn, err
 }
 
 func (e *Engine) saveInRepairMode(ctx context.Context, t target) (*soccr.Conn, error) {
