@@ -187,6 +187,25 @@ func TestRefusedRestoreSaysWhy(t *testing.T) {
 	}
 }
 
+// The dump is one that criu 3.17 has made.
+func TestConnectionOfADumpIsRestored(t *testing.T) {
+	t.Parallel()
+	const dump = "../../soccr/image/testdata/criu-3.17"
+	c := newCLI(t)
+	node := c.conns(c.mount(), "lab", labConns)
+	if err := os.WriteFile(node+"/restore", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.expect(exitOK, " established, ", "stackfs", "restore", "--check", "--criu", dump, "--conn", "1", "lab")
+	seen := c.stdout.String()
+	r := c.restores(nil)
+	c.expect(exitNotRunnable, "the connection was closed", "stackfs", "restore", "--criu", dump, "lab", "--", "true")
+	i, err := image.Decode(r.image)
+	if err != nil || i.Foreign || !strings.HasPrefix(seen, fmt.Sprintf("%s %s ", i.Conn.Local, i.Conn.Remote)) {
+		t.Errorf("got %v and %+v, want the connection %s", err, i, seen)
+	}
+}
+
 func TestDumpedConnectionIsChosen(t *testing.T) {
 	t.Parallel()
 	list := []image.Dumped{
