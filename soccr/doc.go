@@ -31,9 +31,10 @@
 // which does no harm, and one that is followed by Discard may lose bytes:
 // those that came after the save were acknowledged.
 //
-// Timers of the connection run on. One that wants to send while Save has
-// selected the send queue finds the bytes marked as sent instead: they are
-// sent after a timeout, and Save returns ErrChanged.
+// Timers of the connection run on. If one of them wants to send (that of
+// pacing, mostly) in the moment in which Save has the send queue selected,
+// the kernel marks the unsent bytes as sent instead. Save returns ErrChanged
+// then, and they are sent after a timeout: nothing is lost but time.
 //
 // After Discard nothing answers for the connection: a packet of the peer
 // makes the stack send a reset, which ends it at the peer. Until it is

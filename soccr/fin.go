@@ -81,7 +81,8 @@ const (
 func (f *forger) send(fd int, seq, ack uint32, flags byte, want State) error {
 	packet := segment(f.from, f.to, seq, ack, flags)
 	var state State
-	for wait := 100 * time.Microsecond; wait < 250*time.Millisecond; wait *= 2 {
+	wait := 100 * time.Microsecond
+	for end := time.Now().Add(400 * time.Millisecond); time.Now().Before(end); wait = min(2*wait, 50*time.Millisecond) {
 		if err := unix.Sendto(f.fd, packet, 0, f.dst); err != nil {
 			return os.NewSyscallError("send in the name of the peer", err)
 		}

@@ -107,7 +107,19 @@ func vethPair(t testing.TB, a, b netNS) {
 		}
 		addAddrs(t, "va", aAddrs)
 	})
-	b.do(t, func() { addAddrs(t, "vb", bAddrs) })
+	b.do(t, func() { addAddrs(t, "vb", bAddrs); waitUp(t, "vb") })
+	a.do(t, func() { waitUp(t, "va") })
+}
+
+// waitUp waits until the kernel knows that a link is connected, before
+// which IPv6 has no routes to its addresses.
+func waitUp(t testing.TB, name string) {
+	t.Helper()
+	eventually(t, "carrier", func() bool {
+		link, err := netlink.LinkByName(name)
+		check(t, err)
+		return link.Attrs().OperState == netlink.OperUp
+	})
 }
 
 // moveVeth moves the end va, with its addresses, to another namespace.
@@ -122,7 +134,7 @@ func moveVeth(t testing.TB, from, to netNS) {
 			t.Fatalf("move va: %v", err)
 		}
 	})
-	to.do(t, func() { addAddrs(t, "va", aAddrs) })
+	to.do(t, func() { addAddrs(t, "va", aAddrs); waitUp(t, "va") })
 }
 
 func addAddrs(t testing.TB, name string, addrs []string) {

@@ -126,14 +126,16 @@ func random(n int) []byte {
 	return b
 }
 
-// write sends bytes from b to a, and waits until they are in a's queue.
+// sendToA sends bytes from b to a, and waits until they are in a's queue.
 func (p *pair) sendToA(n int) {
 	p.t.Helper()
 	b := random(n)
 	p.toA = append(p.toA, b...)
 	writeAll(p.t, p.b, b)
-	before := len(p.toA)
-	eventually(p.t, "bytes in a's queue", func() bool { return ioctl(p.t, p.a, unix.SIOCINQ) == before })
+	// And are acknowledged, or b would be busy with sending them again.
+	eventually(p.t, "bytes in a's queue", func() bool {
+		return ioctl(p.t, p.a, unix.SIOCINQ) == len(p.toA) && ioctl(p.t, p.b, unix.SIOCOUTQ) == 0
+	})
 }
 
 // sendToB writes from a to b without waiting for anything to arrive.
@@ -229,6 +231,8 @@ func (p *pair) reach(state State) (hear func()) {
 	p.t.Helper()
 	const inq, out = 50_000, 150_000 // more than b's first window
 	check(p.t, unix.SetsockoptInt(p.a, unix.SOL_SOCKET, unix.SO_SNDBUF, 1<<20))
+	// It has no pacing timer, which in repair mode marks bytes as sent.
+	check(p.t, unix.SetsockoptString(p.a, unix.SOL_TCP, unix.TCP_CONGESTION, "reno"))
 	p.sendToA(inq)
 	quiet := func() {}
 	// a must see all acknowledgements of before, or what is in flight

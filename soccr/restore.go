@@ -423,11 +423,17 @@ func (r *restorer) rcvNxt() uint32 {
 
 // replayFINs takes the connection from ESTABLISHED to its state, by way of
 // the FINs in the order in which they must have been. Meanwhile the socket
-// can send nothing and has room for a FIN, which (since 6.17) it refuses
-// where its queue is as full as its window.
+// can send nothing and has room for a FIN, which it refuses where its
+// queue is as full as its buffer or (since 6.17) its window.
 func (r *restorer) replayFINs() error {
 	c := &r.c
-	if c.HasWindow && c.State != Established {
+	if c.State == Established {
+		return r.shutdownRead()
+	}
+	if err := r.makeRoom(); err != nil {
+		return err
+	}
+	if c.HasWindow {
 		at := r.rcvNxt()
 		if err := writeWindow(r.fd, &Data{SndWl1: at, RcvWup: at, RcvWnd: 65535}); err != nil {
 			return err
@@ -436,15 +442,23 @@ func (r *restorer) replayFINs() error {
 	if err := r.passFINs(); err != nil {
 		return err
 	}
-	if c.Shutdown&1 != 0 && !peerFIN[c.State] {
-		if err := unix.Shutdown(r.fd, unix.SHUT_RD); err != nil {
-			return os.NewSyscallError("shutdown SHUT_RD", err)
+	if err := r.shutdownRead(); err != nil {
+		return err
+	}
+	if c.HasWindow && c.State != Close {
+		if err := writeWindow(r.fd, &c.Data); err != nil {
+			return err
 		}
 	}
-	if c.HasWindow && c.State != Established && c.State != Close {
-		return writeWindow(r.fd, &c.Data)
+	return writeOptions(r.fd, c, afterQueues)
+}
+
+// shutdownRead repeats an owner's own end of reading.
+func (r *restorer) shutdownRead() error {
+	if r.c.Shutdown&1 == 0 || peerFIN[r.c.State] {
+		return nil
 	}
-	return nil
+	return os.NewSyscallError("shutdown SHUT_RD", unix.Shutdown(r.fd, unix.SHUT_RD))
 }
 
 func (r *restorer) passFINs() error {

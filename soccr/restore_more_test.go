@@ -62,7 +62,7 @@ func TestRestoreUnconnected(t *testing.T) {
 	if c.State != Close || c.Remote.IsValid() {
 		t.Fatalf("saved %v to %v", c.State, c.Remote)
 	}
-	unix.Close(a)
+	closeNow(t, a)
 	fd := open(t, unix.AF_INET)
 	check(t, Restore(fd, c))
 	local, _, err := addresses(fd)

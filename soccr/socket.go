@@ -126,9 +126,9 @@ func (s *Socket) Release() { s.recv, s.send, s.buf = nil, nil, nil }
 // Discard ends the connection without a packet to the peer, which goes on
 // believing in it: for a connection that was saved and lives on elsewhere.
 // What the queues hold is gone and the addresses are free at once. Its
-// owner, who keeps a socket without a connection, finds ECONNABORTED at
-// epoll(7) and at the next call; a call that sleeps in the kernel is
-// answered EPIPE (since 6.7), unless its thread is stopped meanwhile.
+// owner, who keeps a socket without a connection, is woken and finds
+// ECONNABORTED; a read that sleeps in the kernel is answered EPIPE (since
+// 6.7), unless its thread is stopped meanwhile and then calls again.
 //
 // From 6.4 to 6.6 it fails with EBUSY while a thread sleeps in a call on
 // the socket. After an error the socket is still in repair mode.
