@@ -4,6 +4,7 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strconv"
 	"time"
 
@@ -41,7 +42,7 @@ func Main(control, slots *os.File, log *slog.Logger) error {
 	if k.daemon, err = watchParent(); err != nil {
 		return err
 	}
-	defer func() { _ = os.Remove(k.path) }()
+	defer k.removeSocket()
 	for {
 		if k.control == nil && len(k.held) == 0 && k.mount.Op != opMount && k.next == nil {
 			return nil
@@ -49,6 +50,17 @@ func Main(control, slots *os.File, log *slog.Logger) error {
 		if err := k.step(); err != nil {
 			return err
 		}
+	}
+}
+
+// removeSocket removes where the next daemon connects, and the directory if
+// that was the last thing in it: the daemon left it to us when it ended before
+// the programs under stackfs run.
+func (k *keeper) removeSocket() {
+	_ = os.Remove(k.path)
+	dir := filepath.Dir(k.path)
+	if os.Remove(dir) == nil {
+		_ = os.Remove(filepath.Dir(dir))
 	}
 }
 

@@ -164,13 +164,10 @@ func (s *server) loadConfig() (*config, error) {
 
 // prepare claims the mount point and starts what serves it.
 func (s *server) prepare(undo *undoList, cfg *config, stderr io.Writer) (err error) {
-	for _, dir := range []string{runRoot, s.runDir} {
-		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
-			return err
-		}
-	}
-	if s.lock, err = lockDir(s.runDir); err != nil {
+	if s.lock, err = claimDir(s.runDir); errors.Is(err, syscall.EBUSY) {
 		return fmt.Errorf("%s: another daemon serves it (stackfs umount %s ends that): %w", s.opts.Dir, s.opts.Dir, err)
+	} else if err != nil {
+		return err
 	}
 	if s.log, err = s.openLog(stderr); err != nil {
 		return err
@@ -387,6 +384,23 @@ func removeRunDir(runDir string) {
 	keeper.RemoveSockets(runDir)
 	_ = os.Remove(runDir)
 	_ = os.Remove(runRoot)
+}
+
+// claimDir makes the directory of a mount and locks it. The keeper of an earlier
+// daemon may remove it in between, when it ends.
+func claimDir(runDir string) (lock *os.File, err error) {
+	for range 10 {
+		for _, dir := range []string{runRoot, runDir} {
+			err := os.Mkdir(dir, 0o700)
+			if err != nil && !errors.Is(err, os.ErrExist) && !errors.Is(err, os.ErrNotExist) {
+				return nil, err
+			}
+		}
+		if lock, err = lockDir(runDir); !errors.Is(err, os.ErrNotExist) {
+			break
+		}
+	}
+	return lock, err
 }
 
 func lockDir(dir string) (*os.File, error) {
