@@ -1,6 +1,7 @@
 package soccr
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -9,12 +10,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Prior is how a socket was before [Block] and [Pause]. It is plain data:
-// given to another process with a duplicate of the descriptor, it lets that
-// one put everything back if the first dies.
+// A Prior is how a socket was before [Block] and [Pause]. Given to another
+// process, by [Prior.MarshalBinary] and with a duplicate of the descriptor,
+// it lets that one put everything back if the first dies.
 type Prior struct {
 	ReuseAddr int               // SO_REUSEADDR
-	Filter    []unix.SockFilter `json:",omitempty"` // the classic filter; empty: none
+	Filter    []unix.SockFilter // the classic filter; empty: none
 }
 
 // ReadPrior reads it. It returns ErrRepair if the socket is in repair mode
@@ -38,6 +39,27 @@ func ReadPrior(fd int) (Prior, error) {
 // Equal tells whether nothing has changed.
 func (p Prior) Equal(q Prior) bool {
 	return p.ReuseAddr == q.ReuseAddr && slices.Equal(p.Filter, q.Filter)
+}
+
+// priorHeader is the length of what precedes the filter: SO_REUSEADDR.
+const priorHeader = 4
+
+// MarshalBinary returns at most 32 KiB, for another process on this machine.
+func (p Prior) MarshalBinary() ([]byte, error) {
+	b := binary.NativeEndian.AppendUint32(nil, uint32(p.ReuseAddr))
+	return binary.Append(b, binary.NativeEndian, p.Filter)
+}
+
+// UnmarshalBinary is the inverse of MarshalBinary.
+func (p *Prior) UnmarshalBinary(b []byte) error {
+	instruction := binary.Size(unix.SockFilter{})
+	if len(b) < priorHeader || (len(b)-priorHeader)%instruction != 0 {
+		return fmt.Errorf("how a socket was, in %d bytes: %w", len(b), unix.EBADMSG)
+	}
+	p.ReuseAddr = int(int32(binary.NativeEndian.Uint32(b)))
+	p.Filter = make([]unix.SockFilter, (len(b)-priorHeader)/instruction)
+	_, err := binary.Decode(b[priorHeader:], binary.NativeEndian, p.Filter)
+	return err
 }
 
 // PutBack ends repair mode without a packet, puts SO_REUSEADDR back and, if

@@ -1,7 +1,6 @@
 package soccr
 
 import (
-	"encoding/json"
 	"errors"
 	"slices"
 	"testing"
@@ -22,7 +21,7 @@ func TestPrior(t *testing.T) {
 			}
 			prior, err := ReadPrior(p.a)
 			check(t, err)
-			text, err := json.Marshal(prior)
+			wire, err := prior.MarshalBinary()
 			check(t, err)
 			_, err = Block(p.a)
 			check(t, err)
@@ -33,7 +32,11 @@ func TestPrior(t *testing.T) {
 			}
 
 			var passed Prior
-			check(t, json.Unmarshal(text, &passed))
+			check(t, passed.UnmarshalBinary(wire))
+			if !passed.Equal(prior) || passed.UnmarshalBinary(wire[1:]) == nil {
+				t.Errorf("%s: got %v, want %v", name, passed, prior)
+			}
+			check(t, passed.UnmarshalBinary(wire))
 			for range 2 { // the second time there is nothing to do
 				check(t, passed.PutBack(p.a))
 				got, _, err := readFilter(p.a)

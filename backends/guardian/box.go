@@ -14,12 +14,16 @@ import (
 // newBox returns a box with a duplicate of sock and how it was before. The
 // caller closes it, and with it what is in it.
 func newBox(sock *os.File, prior soccr.Prior) (*os.File, error) {
+	wire, err := prior.MarshalBinary()
+	if err != nil {
+		return nil, err
+	}
 	in, box, err := socketpair()
 	if err != nil {
 		return nil, err
 	}
 	defer in.Close()
-	if err := send(in, message{Op: opBox, Prior: &prior}, sock, unix.MSG_DONTWAIT); err != nil {
+	if err := send(in, message{Op: opBox, Prior: wire}, sock, unix.MSG_DONTWAIT); err != nil {
 		box.Close()
 		return nil, fmt.Errorf("pack the socket: %w", err)
 	}
@@ -40,10 +44,13 @@ func (b *box) putBack() error {
 		if err != nil {
 			return fmt.Errorf("unpack the socket: %w", err)
 		}
-		if sock == nil || m.Prior == nil {
+		if sock == nil {
 			return fmt.Errorf("unpack the socket: it is not there: %w", unix.EBADMSG)
 		}
-		b.sock, b.prior = sock, *m.Prior
+		b.sock = sock
+		if err := b.prior.UnmarshalBinary(m.Prior); err != nil {
+			return err
+		}
 	}
 	return control(b.sock, b.prior.PutBack)
 }

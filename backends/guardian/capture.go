@@ -150,6 +150,13 @@ func (c *capture) freeze(ctx context.Context, g *guard, r *Request, holders []pe
 			return err
 		}
 	}
+	for pid, z := range c.frozen {
+		// It has let go of the socket, or got the number of one that did.
+		if !slices.ContainsFunc(holders, func(h peer.Holder) bool { return h.PID == pid }) {
+			z.Thaw()
+			delete(c.frozen, pid)
+		}
+	}
 	if len(c.frozen) == 0 {
 		return ErrUnheld
 	}
@@ -221,7 +228,7 @@ func (g *guard) holders(r *Request) ([]peer.Holder, error) {
 // none is the socket with that cookie any more.
 func fetch(holders []peer.Holder, cookie uint64) (*os.File, error) {
 	for _, h := range holders {
-		f, err := fetchFrom(h, cookie)
+		f, err := peer.FetchSocket(h, cookie)
 		switch {
 		case err == nil:
 			return f, nil
@@ -231,32 +238,4 @@ func fetch(holders []peer.Holder, cookie uint64) (*os.File, error) {
 		}
 	}
 	return nil, errMoved
-}
-
-func fetchFrom(h peer.Holder, cookie uint64) (*os.File, error) {
-	tid := h.PID
-	if h.TID != 0 {
-		tid = h.TID
-	}
-	p, err := peer.Open(tid)
-	if err != nil {
-		return nil, err
-	}
-	defer p.Close()
-	f, err := p.FetchFD(h.PID, h.FD, peer.IsSocket, unix.EBADF)
-	if err != nil {
-		return nil, err
-	}
-	err = control(f, func(fd int) error {
-		got, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
-		if err == nil && got != cookie {
-			err = unix.EBADF
-		}
-		return os.NewSyscallError("getsockopt SO_COOKIE", err)
-	})
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	return f, nil
 }

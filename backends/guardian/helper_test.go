@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -32,8 +33,8 @@ const (
 )
 
 func TestMain(m *testing.M) {
-	if os.Getenv(roleEcho) != "" {
-		echoMain()
+	if n, err := strconv.Atoi(os.Getenv(roleEcho)); err == nil {
+		echoMain(n)
 	}
 	switch os.Args[0] {
 	case argvGuardian:
@@ -247,56 +248,77 @@ type pair struct {
 }
 
 // newPair makes a connection, whose owner is the test program in the role
-// echo, started by way of prefix.
-func newPair(t testing.TB, prefix ...string) *pair {
+// echo.
+func newPair(t testing.TB) *pair { return newPairs(t, 1)[0] }
+
+// newPairs makes connections of one owner.
+func newPairs(t testing.TB, n int) []*pair {
 	t.Helper()
 	fstests.Require(t, fstests.Root)
-	fds := [2]int{}
 	listener, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	must(t, err)
 	defer unix.Close(listener)
 	must(t, unix.Bind(listener, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
-	must(t, unix.Listen(listener, 1))
+	must(t, unix.Listen(listener, n))
+	owner := exec.Command("/proc/self/exe")
+	owner.Env = append(os.Environ(), roleEcho+"="+strconv.Itoa(n))
+	owner.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	owner.Stderr = os.Stderr
+	out, err := owner.StdoutPipe()
+	must(t, err)
+	words := bufio.NewScanner(out)
+	var pairs []*pair
+	for range n {
+		p, its := connectTo(t, listener)
+		defer its.Close()
+		p.owner, p.words = owner, words
+		owner.ExtraFiles = append(owner.ExtraFiles, its)
+		pairs = append(pairs, p)
+	}
+	must(t, owner.Start())
+	t.Cleanup(func() {
+		_ = owner.Process.Kill()
+		_ = owner.Wait()
+	})
+	for _, p := range pairs {
+		p.roundTrip("begin")
+	}
+	return pairs
+}
+
+// connectTo makes a pair without an owner; its is the owner's end.
+func connectTo(t testing.TB, listener int) (p *pair, its *os.File) {
+	t.Helper()
 	sa, err := unix.Getsockname(listener)
 	must(t, err)
-	fds[0], err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	must(t, err)
-	its := os.NewFile(uintptr(fds[0]), "owner's end")
-	defer its.Close()
-	must(t, unix.Connect(fds[0], sa))
-	p := &pair{t: t}
+	its = os.NewFile(uintptr(fd), "owner's end")
+	must(t, unix.Connect(fd, sa))
+	p = &pair{t: t}
 	p.peer, _, err = unix.Accept4(listener, unix.SOCK_CLOEXEC)
 	must(t, err)
 	t.Cleanup(func() { unix.Close(p.peer) })
 	limit := unix.Timeval{Sec: 5}
 	must(t, unix.SetsockoptTimeval(p.peer, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit))
-	must(t, setUp(fds[0]))
-	p.request = requestOf(t, fds[0])
-
-	argv := append(append([]string{}, prefix...), "/proc/self/exe")
-	p.owner = exec.Command(argv[0], argv[1:]...)
-	p.owner.Env = append(os.Environ(), roleEcho+"=1")
-	p.owner.ExtraFiles = []*os.File{its}
-	p.owner.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	out, err := p.owner.StdoutPipe()
-	must(t, err)
-	p.owner.Stderr = os.Stderr
-	must(t, p.owner.Start())
-	t.Cleanup(func() {
-		_ = p.owner.Process.Kill()
-		_ = p.owner.Wait()
-	})
-	p.words = bufio.NewScanner(out)
-	p.roundTrip("begin")
-	return p
+	must(t, setUp(fd))
+	p.request = requestOf(t, fd)
+	return p, its
 }
 
 // roleEcho in the environment makes the test program an owner.
 const roleEcho = "STACKFS_GUARDIAN_TEST_ECHO"
 
-// echoMain is the owner of descriptor 3. It says every error, and goes on
-// after those of a socket in repair mode.
-func echoMain() {
+// echoMain is the owner of so many descriptors from 3 on.
+func echoMain(n int) {
+	for fd := 4; fd < 3+n; fd++ {
+		go echo(fd)
+	}
+	echo(3)
+}
+
+// echo says every error, and goes on after those of a socket in repair mode.
+func echo(fd int) {
 	b := make([]byte, 64<<10)
 	try := func(what func() (int, error)) int {
 		for {
@@ -313,13 +335,13 @@ func echoMain() {
 		}
 	}
 	for {
-		n := try(func() (int, error) { return unix.Read(3, b) })
+		n := try(func() (int, error) { return unix.Read(fd, b) })
 		if n == 0 {
 			fmt.Println("end")
 			os.Exit(0)
 		}
 		for done := 0; done < n; {
-			done += try(func() (int, error) { return unix.Write(3, b[done:n]) })
+			done += try(func() (int, error) { return unix.Write(fd, b[done:n]) })
 		}
 	}
 }

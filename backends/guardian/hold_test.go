@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"strings"
 	"sync"
 	"testing"
@@ -102,21 +103,58 @@ func TestHoldLimit(t *testing.T) {
 	}
 }
 
-// Two connections of one process.
+// Two connections of one process can be held at a time; it goes on after the
+// last.
 func TestHoldOfTwoConnections(t *testing.T) {
 	c, _ := startClient(t)
-	p := newPair(t)
-	q := newPair(t)
-	// The owner of p has the other end of q's connection, too.
-	_ = q
+	pairs := newPairs(t, 2)
 	ctx := context.Background()
-	h, err := c.Hold(ctx, p.request, 0)
+	a, err := c.Hold(ctx, pairs[0].request, 0)
 	must(t, err)
-	if _, err := c.Save(ctx, q.request); err != nil {
+	if _, err := c.Save(ctx, pairs[1].request); err != nil {
 		t.Errorf("a save beside the hold: %v", err)
+	}
+	b, err := c.Hold(ctx, pairs[1].request, 0)
+	must(t, err)
+	must(t, a.Resume())
+	if runs(pairs[0].pid()) == nil {
+		t.Error("the owner of both goes on")
+	}
+	pairs[0].send("one")
+	pairs[0].silent(50 * time.Millisecond)
+	must(t, b.Resume())
+	pairs[0].expect("one")
+	pairs[1].roundTrip("two")
+}
+
+// A forked child holds the connection, too, and is frozen as well.
+func TestHoldOfSharedConnection(t *testing.T) {
+	c, _ := startClient(t)
+	p := newPair(t)
+	other := exec.Command("sleep", "60")
+	must(t, look(t, p.pid(), func(fd int) error {
+		own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+		must(t, err)
+		f := os.NewFile(uintptr(own), "shared")
+		defer f.Close()
+		other.ExtraFiles = []*os.File{f}
+		return other.Start()
+	}))
+	defer func() {
+		_ = other.Process.Kill()
+		_ = other.Wait()
+	}()
+	h, err := c.Hold(context.Background(), p.request, 0)
+	must(t, err)
+	for _, pid := range []int{p.pid(), other.Process.Pid} {
+		if runs(pid) == nil {
+			t.Errorf("process %d is not frozen", pid)
+		}
 	}
 	must(t, h.Resume())
 	unharmed(t, p.pid())
+	unharmed(t, other.Process.Pid)
+	p.roundTrip("afterwards")
 }
 
 func TestCancel(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -142,6 +143,9 @@ func (l *link) end() {
 	// Also what was put back when its threads began to die: another of them
 	// may have been in the middle of something.
 	l.putBack()
+	// The last of its threads lets go of what it froze: the next guardian
+	// would find that traced.
+	state := l.reap()
 	closed := l.client.lose(l)
 	left := l.left()
 	for _, op := range left {
@@ -151,12 +155,34 @@ func (l *link) end() {
 	for _, f := range l.lives {
 		f.Close()
 	}
-	state, err := l.proc.Wait()
 	if !closed {
-		l.client.log.Warn("the guardian ended; the next request starts another", "state", state, "err", err, "connections", len(left))
+		l.client.log.Warn("the guardian ended; the next request starts another", "state", state, "connections", len(left))
 	}
 	close(l.ended)
 }
+
+// reap waits for the end of the process, which can be late if a thread is
+// stuck in the kernel, and returns what it died of.
+func (l *link) reap() string {
+	state := make(chan string, 1)
+	go func() {
+		s, err := l.proc.Wait()
+		if err != nil {
+			state <- err.Error()
+			return
+		}
+		state <- s.String()
+	}()
+	select {
+	case s := <-state:
+		return s
+	case <-time.After(reapPatience):
+		return "not all of its threads have ended"
+	}
+}
+
+// reapPatience is how long reap waits.
+const reapPatience = 2 * time.Second
 
 func (l *link) add() (*operation, error) {
 	l.mu.Lock()

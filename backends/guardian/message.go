@@ -9,7 +9,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/stackfs/stackfs/soccr"
 	"github.com/stackfs/stackfs/stacknode/peer"
 )
 
@@ -28,7 +27,7 @@ type message struct {
 	Limit   time.Duration `json:",omitempty"` // opHold; 0: none
 	Stood   time.Duration `json:",omitempty"` // opSaved: how long the owner was frozen for it
 	Error   *wireError    `json:",omitempty"` // opFailed, opEnd
-	Prior   *soccr.Prior  `json:",omitempty"` // in a box
+	Prior   []byte        `json:",omitempty"` // in a box: a soccr.Prior
 }
 
 // Daemon to guardian. The first two begin an operation.

@@ -10,8 +10,8 @@ import (
 	"github.com/stackfs/stackfs/soccr"
 )
 
-// saves is how often a busy connection is saved.
-const saves = 500
+// saves is how often a busy connection is saved, with each of the programs.
+const saves = 125
 
 // A busy connection is saved again and again; the programs at its ends notice
 // nothing of it but a pause.

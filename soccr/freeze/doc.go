@@ -39,7 +39,9 @@
 //
 //   - A blocking write of more than fits, and a read with MSG_WAITALL, returns
 //     what it did so far, as it does after SIGSTOP and SIGCONT.
-//   - A request that a worker of io_uring carries out may end with EINTR.
+//   - A request that a worker of io_uring carries out may end with EINTR. So
+//     may a call to a FUSE file system, whose server is told that it was
+//     interrupted, and an ioctl(2), by its driver.
 //   - A thread that cannot be interrupted, in an uninterruptible sleep or as
 //     the parent of a vfork(2), fails the freeze; everything is let go again.
 //   - x86-64 only, kernels since 5.14, no 32-bit programs.
