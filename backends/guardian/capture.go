@@ -41,7 +41,7 @@ func (g *guard) capture(ctx context.Context, t *task, block block) (*capture, er
 }
 
 func (c *capture) take(ctx context.Context, g *guard, t *task, block block) error {
-	holders, err := g.holders(t.Request)
+	holders, err := g.holders(t.Request, nil)
 	if err != nil {
 		return err
 	}
@@ -146,7 +146,7 @@ func (c *capture) freeze(ctx context.Context, g *guard, r *Request, holders []pe
 			return err
 		}
 		var err error
-		if holders, err = g.holders(r); err != nil {
+		if holders, err = g.holders(r, c.still(r, holders)); err != nil {
 			return err
 		}
 	}
@@ -166,6 +166,20 @@ func (c *capture) freeze(ctx context.Context, g *guard, r *Request, holders []pe
 // lateTries is how often a save is repeated at once because of packets that
 // were on their way past the filter.
 const lateTries = 5
+
+// still returns those of holders that are frozen and have the descriptor yet:
+// nothing can be new in their file tables, which may be the largest of all.
+func (c *capture) still(r *Request, holders []peer.Holder) []peer.Holder {
+	name := fmt.Sprintf("socket:[%d]", r.Inode)
+	return slices.DeleteFunc(holders, func(h peer.Holder) bool {
+		tid := h.PID
+		if h.TID != 0 {
+			tid = h.TID
+		}
+		now, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", tid, h.FD))
+		return c.frozen[h.PID] == nil || err != nil || now != name
+	})
+}
 
 // conn saves the connection.
 func (c *capture) conn() (*soccr.Conn, error) {
@@ -203,13 +217,18 @@ func (c *capture) release() error {
 }
 
 // holders returns who holds the connection. The one who asks may trace them
-// all.
-func (g *guard) holders(r *Request) ([]peer.Holder, error) {
-	found, err := peer.FindHolders(map[uint64]bool{r.Inode: true})
+// all. known are holders that stand still; the tables of their processes are
+// not looked at.
+func (g *guard) holders(r *Request, known []peer.Holder) ([]peer.Holder, error) {
+	skip := []int{os.Getpid()}
+	for _, h := range known {
+		skip = append(skip, h.PID)
+	}
+	found, err := peer.FindHolders(map[uint64]bool{r.Inode: true}, skip...)
 	if err != nil {
 		return nil, fmt.Errorf("look for the processes that hold the connection: %w", err)
 	}
-	holders := slices.DeleteFunc(found[r.Inode], func(h peer.Holder) bool { return h.PID == os.Getpid() })
+	holders := append(known, found[r.Inode]...)
 	for _, h := range holders {
 		switch h.PID {
 		case g.daemon:

@@ -22,14 +22,15 @@ type Holder struct {
 
 // FindHolders returns who holds the sockets with these inode numbers; nil
 // means every socket. It makes one pass over the file tables of all
-// processes, by names alone (FetchFD says why), the daemon's own too.
+// processes, by names alone (FetchFD says why), the daemon's own too. The
+// processes skip are left out.
 //
 // A socket that is under way in an SCM_RIGHTS message, or that io_uring holds
 // for a process, is in no table. Nor is there anything of a process that the
 // daemon may not look into, for all its capabilities: one outside of its user
 // namespace or its sandbox. Such a process cannot be frozen or read by the
 // daemon either, whoever asks for that.
-func FindHolders(inodes map[uint64]bool) (map[uint64][]Holder, error) {
+func FindHolders(inodes map[uint64]bool, skip ...int) (map[uint64][]Holder, error) {
 	proc, err := openPath(unix.AT_FDCWD, "/proc", unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return nil, err
@@ -41,6 +42,9 @@ func FindHolders(inodes map[uint64]bool) (map[uint64][]Holder, error) {
 		return nil, fmt.Errorf("processes: %w", err)
 	}
 	for _, pid := range pids {
+		if slices.Contains(skip, pid) {
+			continue
+		}
 		if err := s.process(pid); err != nil && !unseen(err) {
 			return nil, fmt.Errorf("descriptors of process %d: %w", pid, err)
 		}

@@ -49,6 +49,10 @@ func TestFindHoldersFindsEveryTable(t *testing.T) {
 	if got := found[ours]; !slices.Equal(got, want) {
 		t.Errorf("two descriptors: got %v, want %v", got, want)
 	}
+	found, err = FindHolders(map[uint64]bool{h.inode: true, ours: true}, os.Getpid())
+	if err != nil || len(found) != 1 || len(found[h.inode]) != 1 {
+		t.Errorf("without this process: got %v, %v", found, err)
+	}
 	all, err := FindHolders(nil)
 	if err != nil || len(all) < 3 || len(all[h.inode]) != 1 {
 		t.Errorf("every socket: got %d, %v", len(all), err)
