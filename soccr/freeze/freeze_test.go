@@ -299,7 +299,7 @@ func TestFreezeDuringExec(t *testing.T) {
 	}
 	before := load(&p.count.ready)
 	wait(t, "it replaces its program again", func() bool { return load(&p.count.ready) != before })
-	if before < 50 {
+	if before < 20 {
 		t.Errorf("only %d programs", before)
 	}
 }
