@@ -41,7 +41,14 @@ func newForger(fd int, c *Conn) (*forger, error) {
 	if f.to.Addr().Is6() {
 		family = unix.AF_INET6
 	}
+	index := uint32(0)
+	if zone := f.to.Addr().Zone(); zone != "" {
+		if index, err = ifIndex(fd, zone); err != nil {
+			return nil, err
+		}
+	}
 	err = inNetNSOf(fd, func() error {
+		awaitLocal(f.to.Addr(), index)
 		// IPPROTO_RAW: the packets bring their IP header, raw(7).
 		f.fd, err = unix.Socket(family, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
 		return err

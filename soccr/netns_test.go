@@ -2,6 +2,7 @@ package soccr
 
 import (
 	"net"
+	"net/netip"
 	"os"
 	"runtime"
 	"testing"
@@ -107,22 +108,34 @@ func vethPair(t testing.TB, a, b netNS) {
 		}
 		addAddrs(t, "va", aAddrs)
 	})
-	b.do(t, func() { addAddrs(t, "vb", bAddrs); waitUp(t, "vb") })
-	a.do(t, func() { waitUp(t, "va") })
+	b.do(t, func() { addAddrs(t, "vb", bAddrs); waitReady(t, "vb", bAddrs) })
+	a.do(t, func() { waitReady(t, "va", aAddrs) })
 }
 
-// waitUp waits until the kernel knows that a link is connected, before
-// which IPv6 has no routes to its addresses.
-func waitUp(t testing.TB, name string) {
+// waitReady waits until a link is connected and the stack answers for its
+// addresses.
+func waitReady(t testing.TB, name string, prefixes []string) {
 	t.Helper()
-	eventually(t, "carrier", func() bool {
+	eventually(t, "carrier of "+name, func() bool {
 		link, err := netlink.LinkByName(name)
 		check(t, err)
 		return link.Attrs().OperState == netlink.OperUp
 	})
+	for _, p := range prefixes {
+		a := netip.MustParsePrefix(p).Addr()
+		if a.IsLinkLocalUnicast() {
+			continue
+		}
+		eventually(t, "route to "+p, func() bool {
+			ok, err := isLocal(a, 0)
+			check(t, err)
+			return ok
+		})
+	}
 }
 
-// moveVeth moves the end va, with its addresses, to another namespace.
+// moveVeth moves the end va, with its addresses, to another namespace, and
+// does not wait for anything.
 func moveVeth(t testing.TB, from, to netNS) {
 	t.Helper()
 	from.do(t, func() {
@@ -134,7 +147,7 @@ func moveVeth(t testing.TB, from, to netNS) {
 			t.Fatalf("move va: %v", err)
 		}
 	})
-	to.do(t, func() { addAddrs(t, "va", aAddrs); waitUp(t, "va") })
+	to.do(t, func() { addAddrs(t, "va", aAddrs) })
 }
 
 func addAddrs(t testing.TB, name string, addrs []string) {

@@ -231,7 +231,7 @@ func (p *pair) reach(state State) (hear func()) {
 	p.t.Helper()
 	const inq, out = 50_000, 150_000 // more than b's first window
 	check(p.t, unix.SetsockoptInt(p.a, unix.SOL_SOCKET, unix.SO_SNDBUF, 1<<20))
-	// It has no pacing timer, which in repair mode marks bytes as sent.
+	// It has no pacing timer, which would mark bytes as sent during a save.
 	check(p.t, unix.SetsockoptString(p.a, unix.SOL_TCP, unix.TCP_CONGESTION, "reno"))
 	p.sendToA(inq)
 	quiet := func() {}
@@ -241,6 +241,7 @@ func (p *pair) reach(state State) (hear func()) {
 		p.t.Helper()
 		quiet = deafen(p.t, p.b)
 		p.sendToB(out)
+		time.Sleep(30 * time.Millisecond) // until all that can leave has left
 	}
 	half := func(fd int) { p.t.Helper(); check(p.t, unix.Shutdown(fd, unix.SHUT_WR)) }
 	switch state {

@@ -16,11 +16,11 @@ func TestRestoredIsWhatWasSaved(t *testing.T) {
 			t.Run(f.name+"/"+state.String(), func(t *testing.T) {
 				t.Parallel()
 				enterNetNS(t)
-				p := loPair(t, f)
-				setOdd(t, p.a, f.domain)
-				hear := p.reach(state)
-				want := saveAndDiscard(t, p.a)
-				wantFilled(t, want)
+				p, want, hear := saveFilled(t, state, func() *pair {
+					p := loPair(t, f)
+					setOdd(t, p.a, f.domain)
+					return p
+				})
 				s, err := Pause(open(t, f.domain))
 				check(t, err)
 				check(t, s.restore(want))

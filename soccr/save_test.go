@@ -45,10 +45,13 @@ func TestResumeLeavesNoTrace(t *testing.T) {
 				before := Conn{Family: f.domain}
 				check(t, ReadOptions(p.a, &before))
 
+				b, err := Block(p.a)
+				check(t, err)
 				s, err := Pause(p.a)
 				check(t, err)
 				one, two := mustConn(t, s), mustConn(t, s)
 				check(t, s.Resume())
+				check(t, b.Undo())
 				two.Timestamp = one.Timestamp
 				if one.Data != two.Data || !bytes.Equal(one.Recv, two.Recv) || !bytes.Equal(one.Send, two.Send) {
 					t.Error("two saves of one socket differ")

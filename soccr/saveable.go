@@ -91,7 +91,6 @@ const (
 	inetDiagInfo     = 2
 	inetDiagMD5      = 18
 	inetDiagMsgSize  = 72
-	nlmsgHdrSize     = 16
 )
 
 // hasMD5 asks sock_diag, in the namespace of the calling thread, for one
@@ -103,38 +102,24 @@ func hasMD5(fd, family int, local, remote netip.AddrPort) (bool, error) {
 	if err != nil {
 		return false, os.NewSyscallError("getsockopt SO_COOKIE", err)
 	}
-	nl, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
-	if err == unix.EPROTONOSUPPORT {
-		return false, nil
-	}
-	if err != nil {
-		return false, os.NewSyscallError("socket NETLINK_SOCK_DIAG", err)
-	}
-	defer unix.Close(nl)
 	index, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX)
 	if err != nil {
 		return false, os.NewSyscallError("getsockopt SO_BINDTOIFINDEX", err)
 	}
-	req := diagRequest(family, local, remote, uint32(index), cookie)
-	if err := unix.Sendto(nl, req, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return false, os.NewSyscallError("send to sock_diag", err)
+	answer, err := askNetlink(unix.NETLINK_SOCK_DIAG, sockDiagByFamily, diagRequest(family, local, remote, uint32(index), cookie))
+	switch {
+	case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.ENOENT), errors.Is(err, unix.ESTALE):
+		return false, nil
+	case err != nil:
+		return false, os.NewSyscallError("sock_diag", err)
 	}
-	reply := make([]byte, 8192)
-	n, _, err := unix.Recvfrom(nl, reply, 0)
-	if err != nil {
-		return false, os.NewSyscallError("receive from sock_diag", err)
-	}
-	return parseMD5(reply[:n])
+	return parseMD5(answer)
 }
 
 // diagRequest is struct inet_diag_req_v2 for exactly one connection.
 func diagRequest(family int, local, remote netip.AddrPort, index uint32, cookie uint64) []byte {
-	b := make([]byte, nlmsgHdrSize+56)
+	r := make([]byte, 56)
 	ne, be := binary.NativeEndian, binary.BigEndian
-	ne.PutUint32(b, uint32(len(b)))
-	ne.PutUint16(b[4:], sockDiagByFamily)
-	ne.PutUint16(b[6:], unix.NLM_F_REQUEST)
-	r := b[nlmsgHdrSize:]
 	r[0], r[1] = byte(family), unix.IPPROTO_TCP
 	r[2] = 1 << (inetDiagInfo - 1)
 	ne.PutUint32(r[4:], 1<<32-1) // all states
@@ -151,22 +136,13 @@ func diagRequest(family int, local, remote netip.AddrPort, index uint32, cookie 
 	ne.PutUint32(r[44:], index)
 	ne.PutUint32(r[48:], uint32(cookie))
 	ne.PutUint32(r[52:], uint32(cookie>>32))
-	return b
+	return r
 }
 
 // parseMD5 looks for keys in sock_diag's answer.
 func parseMD5(b []byte) (bool, error) {
 	ne := binary.NativeEndian
-	if len(b) < nlmsgHdrSize+4 {
-		return false, fmt.Errorf("sock_diag: %d bytes: %w", len(b), unix.EBADMSG)
-	}
-	if ne.Uint16(b[4:]) == unix.NLMSG_ERROR {
-		if e := unix.Errno(-int32(ne.Uint32(b[nlmsgHdrSize:]))); e != unix.ENOENT && e != unix.ESTALE {
-			return false, os.NewSyscallError("sock_diag", e)
-		}
-		return false, nil
-	}
-	for at := nlmsgHdrSize + inetDiagMsgSize; at+4 <= len(b); {
+	for at := inetDiagMsgSize; at+4 <= len(b); {
 		size, kind := int(ne.Uint16(b[at:])), ne.Uint16(b[at+2:])
 		if kind == inetDiagMD5 && size > 4 {
 			return true, nil
