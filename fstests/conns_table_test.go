@@ -95,9 +95,20 @@ func (m *M) checkpoint(stack, cookie string) []byte {
 		return err
 	})
 	if err != nil {
-		m.t.Fatalf("checkpoint: %v", err)
+		m.t.Fatalf("checkpoint: %v: %s", err, m.whyNot(stack, cookie))
 	}
 	return b
+}
+
+// whyNot returns what the daemon says about the last thing that failed.
+func (m *M) whyNot(stack, cookie string) string {
+	m.t.Helper()
+	var b []byte
+	_ = Within(m.t, answerTime, "the reason", func() (err error) {
+		b, err = os.ReadFile(m.Path(stack, "conns", cookie, "ctl"))
+		return err
+	})
+	return strings.TrimSpace(string(b))
 }
 
 // A heldSocket is the socket of another process, for a moment.

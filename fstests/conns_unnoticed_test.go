@@ -13,12 +13,15 @@ import (
 	"github.com/stackfs/stackfs/soccr/image"
 )
 
-// How often a connection is checkpointed, from both sides together.
+// How often a connection is checkpointed, from both sides together. In repair
+// mode it takes longer, since the kernel waits until no packet is under way.
 const (
 	unnoticedBPF    = 2000
 	unnoticedRepair = 500 // for each of the programs: 2,000 in all
-	unnoticedServer = 1000
 )
+
+// unnoticedServer is how often the connections of a server are.
+var unnoticedServer = map[string]int{"bpf": 2000, "repair": 200}
 
 // A connsSite is a mount with two stacks that a cable connects.
 type connsSite struct {
@@ -196,6 +199,9 @@ func (s *connsSite) checkpointServer(t *testing.T, port, n int) {
 			t.Fatalf("%d of %d checkpoints in %v", done, n, time.Since(start))
 		}
 		for _, row := range s.established("here", port) {
+			if row.inode == "0" {
+				continue // not accepted yet: nobody holds it who could be frozen
+			}
 			var b []byte
 			err := Within(t, answerTime, "checkpoint of "+row.cookie, func() (err error) {
 				b, err = os.ReadFile(s.checkpointPath("here", row.cookie))
@@ -209,7 +215,7 @@ func (s *connsSite) checkpointServer(t *testing.T, port, n int) {
 				_, err = image.Decode(b)
 			}
 			if err != nil {
-				t.Fatalf("checkpoint %d: %v", done, err)
+				t.Fatalf("checkpoint %d: %v: %s", done, err, s.whyNot("here", row.cookie))
 			}
 			done++
 		}
@@ -303,7 +309,7 @@ http {
 			}, func(out string) bool {
 				return strings.Contains(out, " bad 0\n") && !strings.Contains(out, "Socket errors") && !strings.Contains(out, "Non-2xx")
 			})
-			s.checkpointServer(t, 8081, Scale(unnoticedServer))
+			s.checkpointServer(t, 8081, Scale(unnoticedServer[engine]))
 			load.end(t)
 			if text, err := os.ReadFile(dir + "/error.log"); err != nil || len(text) > 0 {
 				t.Errorf("nginx's log: %v\n%s", err, text)
@@ -323,7 +329,7 @@ func TestCheckpointsUnderRedis(t *testing.T) {
 			}, func(out string) bool {
 				return strings.Count(out, "requests per second") == 2 && !strings.Contains(strings.ToLower(out), "error")
 			})
-			s.checkpointServer(t, 6379, Scale(unnoticedServer))
+			s.checkpointServer(t, 6379, Scale(unnoticedServer[engine]))
 			load.end(t)
 			text, err := os.ReadFile(log)
 			if err != nil || strings.Contains(string(text), "rror") {
