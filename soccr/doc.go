@@ -133,7 +133,8 @@
 //
 // Congestion window, round trip time and timers start over (Info shows
 // them); the peer's last timestamp and ECN are off until negotiated anew;
-// data that came out of order the peer has to send again; a filter, a
+// data that came out of order the peer has to send again; TCP_QUICKACK, which
+// the kernel changes all the time, is as in a new connection; a filter, a
 // pending error and the error queue are gone (Info.Lost names the first
 // two). In SYN_SENT the clock of the timestamps is the new stack's.
 //

@@ -8,6 +8,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// String names the queue.
+func (q Queue) String() string {
+	switch q {
+	case RecvQueue:
+		return "receive queue"
+	case SendQueue:
+		return "send queue"
+	}
+	return fmt.Sprintf("queue %d", int(q))
+}
+
 // queueSeq returns the sequence number at the end of a queue, and leaves
 // that queue selected.
 func queueSeq(fd int, q Queue) (uint32, error) {

@@ -82,6 +82,7 @@ func TestConnectionFromNothing(t *testing.T) {
 	enterNetNS(t)
 	end := func(d Data, local, remote string, recv, send []byte) (int, *Socket) {
 		fd := open(t, unix.AF_INET)
+		check(t, WriteOptions(fd, &Conn{Family: unix.AF_INET, Options: Options{"TCP_NODELAY": 1, "SO_REUSEADDR": 1}}))
 		s, err := Pause(fd)
 		check(t, err)
 		s.SetAddr(mustAddrPort(local), mustAddrPort(remote))
@@ -89,7 +90,7 @@ func TestConnectionFromNothing(t *testing.T) {
 		s.SetQueueBytes(SendQueue, send)
 		d.State, d.MSSClamp, d.OptMask = Established, 1400, OptTimestamps|OptSACK|OptWscale
 		d.SndWscale, d.RcvWscale = 7, 7
-		d.InqLen, d.OutqLen = uint32(len(recv)), uint32(len(send))
+		d.InqLen, d.OutqLen, d.UnsqLen = uint32(len(recv)), uint32(len(send)), uint32(len(send)/2)
 		check(t, s.Restore(&d))
 		if got := s.QueueBytes(SendQueue); !bytes.Equal(got, send) {
 			t.Errorf("QueueBytes: %q", got)
@@ -105,6 +106,11 @@ func TestConnectionFromNothing(t *testing.T) {
 	readAll(t, "b", b, []byte("0123456789"))
 	writeAll(t, b, []byte("back"))
 	readAll(t, "a", a, []byte("back"))
+	got := Conn{Family: unix.AF_INET}
+	check(t, ReadOptions(a, &got))
+	if got.Options["TCP_NODELAY"] != 1 || got.Options["SO_REUSEADDR"] != 1 || got.Options["SO_BUF_LOCK"] != 0 {
+		t.Errorf("options: %v", got.Options)
+	}
 }
 
 // Full queues as large as the kernel lets them get, with windows that are

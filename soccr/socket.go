@@ -109,6 +109,15 @@ func (s *Socket) Resume() error {
 	return nil
 }
 
+// unfilter takes away the filter of a restore.
+func (s *Socket) unfilter() error {
+	if !s.own {
+		return nil
+	}
+	s.own = false
+	return detachFilter(s.fd)
+}
+
 // push sends what is unsent, which otherwise waits for the peer or a timer.
 // Setting TCP_NODELAY does so as a side effect.
 func (s *Socket) push() error {
@@ -128,9 +137,9 @@ func (s *Socket) Release() { s.recv, s.send, s.buf = nil, nil, nil }
 // What the queues hold is gone and the addresses are free at once. Its
 // owner, who keeps a socket without a connection, is woken and finds
 // ECONNABORTED; a read that sleeps in the kernel is answered EPIPE (since
-// 6.7), unless its thread is stopped meanwhile and then calls again.
+// 6.6), unless its thread is stopped meanwhile and then calls again.
 //
-// From 6.4 to 6.6 it fails with EBUSY while a thread sleeps in a call on
+// In 6.4 and 6.5 it fails with EBUSY while a thread sleeps in a call on
 // the socket. After an error the socket is still in repair mode.
 func (s *Socket) Discard() error {
 	if err := disconnect(s.fd); err != nil {
