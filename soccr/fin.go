@@ -90,7 +90,7 @@ func (f *forger) send(fd int, seq, ack uint32, flags byte, want State) error {
 	var state State
 	wait := 100 * time.Microsecond
 	for end := time.Now().Add(400 * time.Millisecond); time.Now().Before(end); wait = min(2*wait, 50*time.Millisecond) {
-		if err := unix.Sendto(f.fd, packet, 0, f.dst); err != nil {
+		if err := retryEINTR(func() error { return unix.Sendto(f.fd, packet, 0, f.dst) }); err != nil {
 			return os.NewSyscallError("send in the name of the peer", err)
 		}
 		info, err := readInfo(fd)

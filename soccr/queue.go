@@ -146,13 +146,12 @@ func noPeekOffset(fd int) (func() error, error) {
 }
 
 // peek receives without taking and without waiting.
-func peek(fd int, b []byte, flags int) (int, error) {
-	for {
-		n, _, err := unix.Recvfrom(fd, b, flags|unix.MSG_PEEK|unix.MSG_DONTWAIT)
-		if err != unix.EINTR {
-			return n, err
-		}
-	}
+func peek(fd int, b []byte, flags int) (n int, err error) {
+	err = retryEINTR(func() error {
+		n, _, err = unix.Recvfrom(fd, b, flags|unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		return err
+	})
+	return n, err
 }
 
 // appendQueue puts bytes at the end of the selected queue of a socket in
@@ -161,11 +160,14 @@ func peek(fd int, b []byte, flags int) (int, error) {
 func appendQueue(fd int, b []byte) error {
 	chunk := 1 << 20
 	for len(b) > 0 {
-		n, err := unix.SendmsgN(fd, b[:min(chunk, len(b))], nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		var n int
+		err := retryEINTR(func() (err error) {
+			n, err = unix.SendmsgN(fd, b[:min(chunk, len(b))], nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+			return err
+		})
 		switch {
 		case err == nil && n > 0:
 			b = b[n:]
-		case err == unix.EINTR:
 		case chunk > 1024:
 			chunk /= 2
 		default:
@@ -176,4 +178,14 @@ func appendQueue(fd int, b []byte) error {
 		}
 	}
 	return nil
+}
+
+// retryEINTR calls again what a signal interrupted. Go's runtime sends its
+// threads many.
+func retryEINTR(call func() error) error {
+	for {
+		if err := call(); err != unix.EINTR {
+			return err
+		}
+	}
 }

@@ -150,12 +150,12 @@ func (s *Socket) Conn() (*Conn, error) {
 // shutdownOf tells which ends are shut down. Sending is by the state;
 // POLLRDHUP tells receiving, also when the owner shut it down itself.
 func shutdownOf(fd int, state State) (uint8, error) {
-	p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
-	if _, err := unix.Poll(p, 0); err != nil {
-		return 0, os.NewSyscallError("poll", err)
+	events, err := poll(fd, unix.POLLRDHUP)
+	if err != nil {
+		return 0, err
 	}
 	var how uint8
-	if p[0].Revents&unix.POLLRDHUP != 0 {
+	if events&unix.POLLRDHUP != 0 {
 		how |= 1
 	}
 	switch state {
@@ -174,14 +174,24 @@ func lost(fd int) ([]string, error) {
 	if err != nil || n > 0 {
 		names = append(names, "socket filter")
 	}
-	p := []unix.PollFd{{Fd: int32(fd)}}
-	if _, err := unix.Poll(p, 0); err != nil {
-		return nil, os.NewSyscallError("poll", err)
+	events, err := poll(fd, 0)
+	if err != nil {
+		return nil, err
 	}
-	if p[0].Revents&unix.POLLERR != 0 {
+	if events&unix.POLLERR != 0 {
 		names = append(names, "pending error")
 	}
 	return names, nil
+}
+
+// poll is poll(2) without waiting.
+func poll(fd int, events int16) (int16, error) {
+	p := []unix.PollFd{{Fd: int32(fd), Events: events}}
+	err := retryEINTR(func() error {
+		_, err := unix.Poll(p, 0)
+		return err
+	})
+	return p[0].Revents, os.NewSyscallError("poll", err)
 }
 
 func readMeta(fd int) (Meta, error) {
