@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"time"
@@ -95,10 +96,7 @@ func pauseTrial(ctx context.Context, s *site, r *report, name string, bytes int,
 		}
 	}
 	got, err := interleave(ctx, s.opts.rounds,
-		side{"checkpoint", saving(0, func() (int, error) {
-			b, err := os.ReadFile(path)
-			return len(b), err
-		})},
+		side{"checkpoint", saving(0, func() (int, error) { return cat(path) })},
 		side{"repair", saving(1, func() (int, error) {
 			c, err := saveInRepairMode(fd)
 			if err != nil {
@@ -112,6 +110,25 @@ func pauseTrial(ctx context.Context, s *site, r *report, name string, bytes int,
 	r.add(figure{name: "conns-pause-" + name, unit: "us", ours: got[0], peer: "repair", theirs: got[1], goal: g})
 	r.add(figure{name: "conns-cat-" + name, unit: "us", ours: took[0], peer: "repair", theirs: took[1]})
 	return nil
+}
+
+// cat reads a file as cat(1) does, and returns its length.
+func cat(path string) (n int, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	for b := make([]byte, 128<<10); ; {
+		k, err := f.Read(b)
+		n += k
+		if err == io.EOF {
+			return n, nil
+		}
+		if err != nil {
+			return n, err
+		}
+	}
 }
 
 // saveInRepairMode is pause, save and resume of libsoccr.
