@@ -189,8 +189,5 @@ func (z *Frozen) release() {
 	}
 }
 
-// PID returns the number of the process.
-func (z *Frozen) PID() int { return z.process.pid }
-
 // Gone tells whether the process was killed.
 func (z *Frozen) Gone() bool { return z.tracer.gone() }

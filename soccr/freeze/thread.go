@@ -38,14 +38,19 @@ func (th *thread) wrap(what string, err error) error {
 	return fmt.Errorf("%s thread %d of process %d (%s): %w", what, th.tid, th.pid, commandOf(th.pid), err)
 }
 
-// seizeTries is how often a refusal is questioned, a millisecond apart. While
-// the process exchanges its threads by exec, one may be a zombie for the
-// kernel and alive for whoever looks next.
-const seizeTries = 20
+// How often a refusal is questioned, a millisecond apart. While the process
+// exchanges its threads by exec, one may be a zombie for the kernel and alive
+// for whoever looks next. An earlier worker of ours, which could not let go of
+// everything, does so when its thread has ended.
+const (
+	seizeTries     = 20
+	seizeTriesOurs = 250
+)
 
 // seize makes this thread the tracer. ok is false if the thread has ended.
 func (th *thread) seize() (ok bool, err error) {
-	for range seizeTries {
+	limit := seizeTries
+	for try := 0; try < limit; try++ {
 		err = unix.PtraceSeize(th.tid)
 		switch {
 		case err == nil:
@@ -59,8 +64,11 @@ func (th *thread) seize() (ok bool, err error) {
 		if errors.Is(serr, ErrGone) || serr == nil && st.ended() {
 			return false, nil
 		}
-		// An earlier tracer of ours may be about to end.
-		if by := tracerOf(th.pid, th.tid); by != 0 && by != os.Getpid() {
+		switch by := tracerOf(th.pid, th.tid); by {
+		case 0:
+		case os.Getpid():
+			limit = seizeTriesOurs
+		default:
 			return false, &TracedError{PID: th.pid, Command: commandOf(th.pid), Tracer: by, TracerCommand: commandOf(by)}
 		}
 		yield(time.Millisecond)

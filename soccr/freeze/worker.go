@@ -35,17 +35,26 @@ const maxIdle = 2
 
 // get returns an idle worker, or a new one.
 func (p *workers) get() (*worker, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if n := len(p.idle); n > 0 {
-		w := p.idle[n-1]
-		p.idle = p.idle[:n-1]
+	if w := p.take(); w != nil {
 		return w, nil
 	}
 	w := &worker{jobs: make(chan func(), 1), ended: make(chan struct{})}
 	ready := make(chan error, 1)
 	go w.run(p, ready)
 	return w, <-ready
+}
+
+// take returns an idle worker, nil if there is none.
+func (p *workers) take() *worker {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := len(p.idle)
+	if n == 0 {
+		return nil
+	}
+	w := p.idle[n-1]
+	p.idle = p.idle[:n-1]
+	return w
 }
 
 // done takes back a worker. One that is not clean ends.
