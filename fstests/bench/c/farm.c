@@ -16,16 +16,18 @@
 
 static char data[65536];
 
-/* Raises the limit of descriptors to what is allowed. */
-static void raise_limit(void)
+/* Makes room for so many descriptors. */
+static void raise_limit(rlim_t want)
 {
 	struct rlimit lim;
 
 	if (getrlimit(RLIMIT_NOFILE, &lim))
 		err(1, "getrlimit");
-	lim.rlim_cur = lim.rlim_max;
+	lim.rlim_cur = want;
+	if (lim.rlim_max < want)
+		lim.rlim_max = want; /* root may, up to fs.nr_open */
 	if (setrlimit(RLIMIT_NOFILE, &lim))
-		err(1, "setrlimit");
+		err(1, "RLIMIT_NOFILE %lu", want);
 }
 
 static int tcp(void)
@@ -58,7 +60,7 @@ int main(int argc, char **argv)
 		bytes = atoi(argv[3]);
 	if (bytes > (int)sizeof(data))
 		errx(2, "BYTES: %zu at most", sizeof(data));
-	raise_limit();
+	raise_limit(atoi(argv[1]) + 16);
 	addr.sin_port = htons(atoi(argv[2]));
 	listener = tcp();
 	setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
