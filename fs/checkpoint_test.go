@@ -305,11 +305,13 @@ func TestWriterWithOtherRightsIsRefused(t *testing.T) {
 	for what, change := range map[string]func(h *connCtlHandle){
 		"another user": func(h *connCtlHandle) { h.uid++ },
 		"less rights":  func(h *connCtlHandle) { h.caps = 0 },
+		// Whose capabilities are over another user namespace.
+		"someone elsewhere": func(h *connCtlHandle) { h.userNS = stacknode.NSID{} },
 	} {
 		if what == "less rights" && h.caps == 0 {
 			continue // the test has none itself
 		}
-		opened := &connCtlHandle{owned: h.owned, node: ctl, uid: h.uid, caps: h.caps}
+		opened := &connCtlHandle{owned: h.owned, node: ctl, uid: h.uid, userNS: h.userNS, caps: h.caps}
 		change(opened)
 		if _, e := opened.Write(ctx, []byte("resume"), 0); e != syscall.EPERM || lab.verbs() != "" {
 			t.Errorf("opened by %s: got %v, want EPERM", what, e)

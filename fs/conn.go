@@ -38,7 +38,7 @@ func (n *connNode) Getattr(ctx context.Context, _ fs.FileHandle, out *fuse.AttrO
 		return n.of.tree.errno("getattr", ended(err))
 	}
 	n.attr(&out.Attr, c.UID)
-	out.SetTimeout(1)
+	out.SetTimeout(cacheTime)
 	return 0
 }
 
@@ -145,7 +145,7 @@ func (n *connFileNode) Getattr(ctx context.Context, f fs.FileHandle, out *fuse.A
 		return n.of.tree.errno("getattr", ended(err))
 	}
 	n.attr(&out.Attr, uid)
-	out.SetTimeout(1)
+	out.SetTimeout(cacheTime)
 	return 0
 }
 

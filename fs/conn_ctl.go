@@ -64,15 +64,16 @@ func (n *connCtlNode) open(ctx context.Context) (*connCtlHandle, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &connCtlHandle{owned: owned(conn.UID), node: n, uid: c.UID, caps: d.Caps, fresh: true}, nil
+	return &connCtlHandle{owned: owned(conn.UID), node: n, uid: c.UID, userNS: d.UserNS, caps: d.Caps, fresh: true}, nil
 }
 
 // A connCtlHandle is an open file ctl of a connection.
 type connCtlHandle struct {
 	owned
-	node *connCtlNode
-	uid  uint32 // who opened it
-	caps stacknode.CapSet
+	node   *connCtlNode
+	uid    uint32 // who opened it
+	userNS stacknode.NSID
+	caps   stacknode.CapSet // over userNS
 
 	mu     sync.Mutex // guards the fields below
 	answer string
@@ -123,7 +124,7 @@ func (h *connCtlHandle) carryOut(ctx context.Context, text string) (answer strin
 	if err != nil {
 		return "", err
 	}
-	if c.UID != h.uid || d.Caps&^h.caps != 0 {
+	if c.UID != h.uid || d.UserNS != h.userNS || d.Caps&^h.caps != 0 {
 		return "", errAnotherWriter
 	}
 	if err := h.node.of.stack.Admit(c); err != nil {
@@ -164,19 +165,22 @@ func (h *connCtlHandle) order(ctx context.Context, backend stacknode.Checkpointe
 		}
 		return err
 	case "resume":
-		return n.end(backend.Resume(ctx, c, n.cookie))
+		return n.end(func() error { return backend.Resume(ctx, c, n.cookie) })
 	case "abort":
-		return n.end(backend.Abort(ctx, c, n.cookie))
+		return n.end(func() error { return backend.Abort(ctx, c, n.cookie) })
 	case "release":
-		return n.end(backend.Discard(ctx, c, n.cookie))
+		return n.end(func() error { return backend.Discard(ctx, c, n.cookie) })
 	}
 	return fmt.Errorf("unknown command %q (%s): %w", words[0], connVerbs, syscall.EINVAL)
 }
 
-// end forgets who holds the connection, if what ended that succeeded.
-func (n *connCtlNode) end(err error) error {
-	if err == nil {
-		n.of.tree.hold(n.key(), nil)
+// end forgets who held the connection, if how succeeds. Who holds it since
+// then is another matter.
+func (n *connCtlNode) end(how func() error) error {
+	before := n.of.tree.holder(n.key())
+	err := how()
+	if err == nil && before != nil {
+		n.of.tree.letGo(n.key(), before)
 	}
 	return err
 }
@@ -208,16 +212,19 @@ func (h *connCtlHandle) Read(ctx context.Context, dest []byte, _ int64) (fuse.Re
 	return fuse.ReadResultData([]byte(out)), 0
 }
 
-// hold notes h as what holds a connection, nil for nothing. A pause that was
-// ended in another way is not the holder's to end.
+// hold notes h as what holds a connection. A pause that was ended in another
+// way is not the holder's to end.
 func (t *tree) hold(k connKey, h *connCtlHandle) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if h == nil {
-		delete(t.holds, k)
-	} else {
-		t.holds[k] = h
-	}
+	t.holds[k] = h
+}
+
+// holder returns what holds a connection, nil if nothing does.
+func (t *tree) holder(k connKey) *connCtlHandle {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.holds[k]
 }
 
 // letGo tells whether h holds the connection still, and ends that.

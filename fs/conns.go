@@ -137,11 +137,12 @@ func (r connRef) id(mode uint32, file uint64) fs.StableAttr {
 	return fs.StableAttr{Mode: mode, Ino: inoConns + slot%connSlots*filesPerConn + file, Gen: r.cookie}
 }
 
-// brief makes the kernel ask again each time. A time of 0 would be replaced
-// by the default; this is the shortest one, at most a tick.
+// brief makes the kernel look up a name each time. A time of 0 would be
+// replaced by the default; this is the shortest one, at most a tick. The
+// attributes of what it finds last: those of a connection do not change.
 func brief(out *fuse.EntryOut) {
 	out.SetEntryTimeout(1)
-	out.SetAttrTimeout(1)
+	out.SetAttrTimeout(cacheTime)
 }
 
 // lookupConns finds the files of a stack that are about its connections.
@@ -165,7 +166,8 @@ func (n *stackNode) lookupConns(ctx context.Context, name string, out *fuse.Entr
 	case name == "restore" && powers:
 		f := &restoreNode{of: n}
 		f.attr(&out.Attr)
-		brief(out) // the mode follows that of the stack
+		brief(out)
+		out.SetAttrTimeout(1) // the mode follows that of the stack
 		return n.NewInode(ctx, f, fs.StableAttr{Mode: syscall.S_IFREG, Ino: stackIno(n.stack, fileRestore)}), 0
 	}
 	return nil, syscall.ENOENT
