@@ -11,6 +11,7 @@ import (
 	"github.com/stackfs/stackfs/backends/guardian"
 	"github.com/stackfs/stackfs/soccr"
 	"github.com/stackfs/stackfs/soccr/snapshot"
+	"github.com/stackfs/stackfs/stacknode"
 )
 
 // A Mode says how connections are saved.
@@ -23,6 +24,10 @@ const (
 	ModeOff    Mode = "off"    // connections are not saved
 )
 
+// holdsPerUser is how many connections may be held for a user at a time. Each
+// costs the daemon and the guardian descriptors.
+const holdsPerUser = 256
+
 // An Engine saves connections: by a BPF program that reads them while they go
 // on, or in repair mode while the guardian holds their owners. Connections
 // are held by the guardian in any case.
@@ -30,6 +35,7 @@ type Engine struct {
 	mode  Mode
 	log   *slog.Logger
 	guard guard
+	holds *stacknode.Quota
 
 	loading sync.Once   // sets the fields below
 	snap    snapshotter // nil: there is none
@@ -45,7 +51,7 @@ type snapshotter interface {
 // NewEngine returns an engine that saves connections as mode says. start
 // starts the guardian, when that is needed.
 func NewEngine(mode Mode, log *slog.Logger, start func() (*guardian.Client, error)) *Engine {
-	e := &Engine{mode: mode, log: log}
+	e := &Engine{mode: mode, log: log, holds: stacknode.NewQuota(holdsPerUser)}
 	e.guard.start = func() (Guardian, error) {
 		c, err := start()
 		if err != nil {

@@ -50,12 +50,18 @@ func (s *Stack) Pause(ctx context.Context, caller *stacknode.Caller, cookie uint
 	if err := saveable(sock); err != nil {
 		return err
 	}
+	release, err := s.env.Engine.holds.Acquire(caller.RealUID)
+	if err != nil {
+		return errHolds
+	}
 	p, err := s.reserve(cookie)
 	if err != nil {
+		release()
 		return err
 	}
 	held, err := s.env.Engine.hold(ctx, t, limit)
 	if err != nil {
+		release()
 		s.forget(cookie, p)
 		return err
 	}
@@ -65,6 +71,7 @@ func (s *Stack) Pause(ctx context.Context, caller *stacknode.Caller, cookie uint
 	s.mu.Unlock()
 	go func() {
 		<-held.Done()
+		release()
 		s.forget(cookie, p)
 		close(p.ended)
 	}()

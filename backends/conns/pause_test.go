@@ -245,3 +245,35 @@ func TestCloseDuringPause(t *testing.T) {
 	}
 	wantCalls(t, g, "resume")
 }
+
+// TestHoldsAreCounted: each costs the daemon and the guardian descriptors.
+func TestHoldsAreCounted(t *testing.T) {
+	s, g, cookie := guardedStack(t)
+	ctx := testContext(t)
+	caller := *self(t)
+	caller.RealUID = 1000
+	s.env.Engine.holds = stacknode.NewQuota(1)
+	for range 2 {
+		if err := s.Pause(ctx, &caller, cookie, 0); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Resume(ctx, &caller, cookie); err != nil {
+			t.Fatal(err)
+		}
+	}
+	g.fail = unix.EBUSY
+	if err := s.Pause(ctx, &caller, cookie, 0); !errors.Is(err, unix.EBUSY) {
+		t.Fatalf("got %v, want EBUSY", err)
+	}
+	g.fail = nil
+	if err := s.Pause(ctx, &caller, cookie, 0); err != nil {
+		t.Fatal(err)
+	}
+	other := cookieOf(t, connect(t, s.cfg.Worker, "192.0.2.1:4001").client)
+	if err := s.Pause(ctx, &caller, other, 0); !errors.Is(err, errHolds) {
+		t.Errorf("one too many: got %v, want errHolds", err)
+	}
+	if err := s.Resume(ctx, &caller, cookie); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -100,12 +100,16 @@ func (s *Stack) mayTraceNow(ctx context.Context, tracer peer.Tracer, inodes []ui
 	return nil
 }
 
-// mayTouchUnheld is mayTouch for a connection that no process holds: it was
-// not accepted yet, or its owner has closed it. It is for who could accept it:
-// the socket was made with his uid, or by a listener that was, something
-// listens on its port, and he may trace whatever holds these listeners.
+// mayTouchUnheld is mayTouch for a connection that no process holds. If it was
+// not accepted yet it is for who could accept it: the socket was made by a
+// listener of his uid, something listens on its port, and he may trace whatever
+// holds these listeners. One that its owner has closed is nobody's: the owner
+// may have been a process that he might not trace, and who listens on its port
+// now tells nothing about that.
 func (s *Stack) mayTouchUnheld(ctx context.Context, tracer peer.Tracer, caller *stacknode.Caller, sock *socket) error {
-	if sock.mini() || sock.uid != caller.UID || sock.uid != caller.RealUID {
+	// What was closed has sent, or is about to send, a FIN.
+	waits := sock.state == soccr.Established || sock.state == soccr.CloseWait
+	if !waits || sock.mini() || sock.uid != caller.UID || sock.uid != caller.RealUID {
 		return errUnheld
 	}
 	tab, err := s.tables.now(ctx)

@@ -156,6 +156,13 @@ func TestWhoMayTouchAConnectionThatIsNotAccepted(t *testing.T) {
 	if err := may(user); !errors.Is(err, unix.EPERM) {
 		t.Errorf("root listens on that port too: got %v, want EPERM", err)
 	}
+	for _, state := range []soccr.State{soccr.FinWait1, soccr.FinWait2, soccr.Closing, soccr.LastAck} {
+		child.state = state
+		if err := may(user); !errors.Is(err, errUnheld) {
+			t.Errorf("its owner has closed it (%v): got %v, want errUnheld", state, err)
+		}
+	}
+	child.state = soccr.Established
 	child.timer = timerTimeWait
 	if err := may(user); !errors.Is(err, errUnheld) {
 		t.Errorf("it has ended: got %v, want errUnheld", err)
