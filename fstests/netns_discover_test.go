@@ -207,7 +207,7 @@ func TestNetnsByPathIsDroppedWithItsMount(t *testing.T) {
 		reg := discovering(t, netnsSpec("box", stacknode.NetnsSpec{Path: "/run/box"}),
 			netnsSpec("var", stacknode.NetnsSpec{Path: "/var/run/netns/lab"}))
 		mustCommand(t, "umount", "/run/box")
-		eventually(t, time.Second, "box vanishes", func() bool { return !hasStack(reg, "box") })
+		eventually(t, 3*time.Second, "box vanishes", func() bool { return !hasStack(reg, "box") })
 		if !hasStack(reg, "lab") {
 			t.Error("lab went with another mount of its namespace")
 		}
