@@ -12,6 +12,9 @@
 // and net: data does not pass through the daemon, which may end meanwhile.
 // No thread of the program changes its namespace.
 //
+// [Restore] makes a socket of a stack from the image of a TCP connection,
+// which the file checkpoint of a connection's directory is.
+//
 // # Errors
 //
 // Errors are of the type [*OpError] and wrap an errno:
@@ -23,7 +26,7 @@
 //	EPERM            such a socket needs a right that the caller lacks
 //	ENODEV           the stack or its daemon is gone
 //
-// and those of socket(2), connect(2) and bind(2). No error makes a socket
+// and those of socket(2), connect(2), bind(2) and [Restore]. No error makes a socket
 // come from another stack than the one that is named.
 //
 // # Channels

@@ -12,7 +12,7 @@ import (
 
 // An OpError says what failed on which stack.
 type OpError struct {
-	Op    string // "socket", "dial", "listen", "default"
+	Op    string // "socket", "dial", "listen", "default", "restore"
 	Stack string // path of the stack; empty: the kernel's own
 	Err   error
 }
@@ -39,9 +39,10 @@ var _ net.Error = (*OpError)(nil)
 
 // What the errors of a node mean, in words.
 var (
-	errGone     = fmt.Errorf("the stack or its daemon is gone: %w", syscall.ENODEV)
-	errNoStack  = fmt.Errorf("not a stack: %w", syscall.ENOTSUP)
-	errNoFamily = fmt.Errorf("address family not in this stack: %w", syscall.EAFNOSUPPORT)
+	errGone      = fmt.Errorf("the stack or its daemon is gone: %w", syscall.ENODEV)
+	errNoStack   = fmt.Errorf("not a stack: %w", syscall.ENOTSUP)
+	errNoRestore = fmt.Errorf("the stack cannot restore connections: %w", syscall.EOPNOTSUPP)
+	errNoFamily  = fmt.Errorf("address family not in this stack: %w", syscall.EAFNOSUPPORT)
 )
 
 // nodeError maps what open and ioctl return on a path to what it means.

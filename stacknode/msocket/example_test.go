@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"net"
 	"net/http"
+	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -73,6 +75,31 @@ func ExampleResolver() {
 		log.Fatal(err)
 	}
 	fmt.Println(addrs)
+}
+
+// A connection that another process had goes on in this one. It was held
+// while its image was read, and then released: for an image of a connection
+// that goes on its peer and this stack have no use any more.
+func ExampleRestore() {
+	image, err := os.Open("conn.img")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer image.Close()
+	f, err := msocket.Restore(context.Background(), "/dev/net/lab", image)
+	switch {
+	case errors.Is(err, unix.EADDRINUSE):
+		log.Fatal("the connection is still there: ", err)
+	case err != nil:
+		log.Fatal(err)
+	}
+	conn, err := net.FileConn(f)
+	f.Close()
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprintln(conn, "it is me now")
 }
 
 // Every socket that this program makes by SocketDefault, and those of

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -45,6 +46,9 @@ func TestPathsThatAreNoStacks(t *testing.T) {
 		}
 		if err := SetDefault(path, 0); !errors.Is(err, want) {
 			t.Errorf("SetDefault(%q): got %v, want %v", path, err, want)
+		}
+		if f, err := Restore(context.Background(), path, strings.NewReader("image")); f != nil || !errors.Is(err, want) {
+			t.Errorf("Restore(%q): got %v, %v, want %v", path, f, err, want)
 		}
 	}
 }

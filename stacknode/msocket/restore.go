@@ -26,8 +26,8 @@ import (
 // stack lacks the local address, EADDRINUSE if the connection is still there,
 // EPERM if the image is not sealed for the caller and he lacks CAP_NET_ADMIN
 // over the stack, EBADMSG for a damaged image, ENOBUFS if open images of the
-// caller's hold too much memory, EFBIG for one that is too large, ENODEV if
-// the stack or its daemon is gone.
+// caller's hold too much memory, EFBIG for one that is too large, EOPNOTSUPP
+// if the stack cannot restore, ENODEV if it or its daemon is gone.
 func Restore(ctx context.Context, path string, image io.Reader) (*os.File, error) {
 	f, err := abandon(ctx, func() (*os.File, error) { return restore(path, image) })
 	if err != nil {
@@ -51,12 +51,8 @@ func restore(path string, image io.Reader) (*os.File, error) {
 		return nil, err
 	}
 	defer f.Close()
-	if _, err := io.Copy(f, image); err != nil {
-		var p *os.PathError
-		if errors.As(err, &p) && p.Op == "write" {
-			err = p.Err
-		}
-		return nil, nodeError(err)
+	if _, err := io.Copy(writer{f}, image); err != nil {
+		return nil, err
 	}
 	conn, err := askPair(func(cookie uint64, fd int) error {
 		r := uapi.Restore{ReplyCookie: cookie, ReplyFD: int32(fd)}
@@ -78,6 +74,20 @@ func restore(path string, image io.Reader) (*os.File, error) {
 	return sock, err
 }
 
+// A writer writes to a node, and tells its errors from those of what is
+// written. It is no io.ReaderFrom: the files of a mount do not tell their
+// size, by which the kernel would copy them.
+type writer struct{ f *os.File }
+
+func (w writer) Write(b []byte) (int, error) {
+	n, err := w.f.Write(b)
+	var p *os.PathError
+	if errors.As(err, &p) {
+		err = nodeError(p.Err)
+	}
+	return n, err
+}
+
 // openRestore opens the file by which the stack at path takes images.
 func openRestore(path string) (*os.File, error) {
 	dir, err := openNode(path, false)
@@ -86,6 +96,9 @@ func openRestore(path string) (*os.File, error) {
 	}
 	dir.Close()
 	f, err := openFile(filepath.Join(path, "restore"), unix.O_RDWR)
+	if errors.Is(err, unix.ENOENT) {
+		return nil, errNoRestore
+	}
 	if err != nil {
 		return nil, nodeError(err)
 	}
