@@ -65,8 +65,8 @@ func appendLines(b []byte, lines []stacknode.Line) []byte {
 }
 
 // appendObject adds lines as a JSON object, in their order: what looks like a
-// number is one, "true" and "false" are booleans, and the values of a key
-// that is there more than once are an array.
+// number is one, "true" and "false" are booleans, and the values of a key of
+// which there may be several are an array.
 func appendObject(b []byte, lines []stacknode.Line) ([]byte, error) {
 	values := map[string][]string{}
 	for _, l := range lines {
@@ -88,7 +88,8 @@ func appendObject(b []byte, lines []stacknode.Line) ([]byte, error) {
 			return nil, err
 		}
 		b = append(append(b, key...), ": "...)
-		if len(all) > 1 {
+		several := l.Key == stacknode.KeyProcess || len(all) > 1
+		if several {
 			b = append(b, '[')
 		}
 		for i, value := range all {
@@ -99,7 +100,7 @@ func appendObject(b []byte, lines []stacknode.Line) ([]byte, error) {
 				return nil, err
 			}
 		}
-		if len(all) > 1 {
+		if several {
 			b = append(b, ']')
 		}
 	}

@@ -193,7 +193,7 @@ func TestFilesOfConnection(t *testing.T) {
 	for path, want := range map[string]string{
 		"lab/conns/7/local": "192.0.2.1:80\n", "lab/conns/7/remote": "192.0.2.2:4711\n",
 		"lab/conns/9/local": "[::ffff:192.0.2.1]:80\n", "lab/conns/11/remote": "-\n", "lab/listeners/10/local": "0.0.0.0:80\n",
-		"lab/conns/7/status": "state: established\ncookie: 7\nrtt: 0.125\nnote: a b <c>\nholder: 71 sshd\nholder: 72 sshd\n",
+		"lab/conns/7/status": "state: established\ncookie: 7\nrtt: 0.125\nnote: a b <c>\nprocess: 71 sshd\nprocess: 72 sshd\n",
 	} {
 		if got := r.readFile(path); got != want {
 			t.Errorf("%s: got %q, want %q", path, got, want)
@@ -227,7 +227,7 @@ func TestInfoIsJSON(t *testing.T) {
 	if err := json.Unmarshal([]byte(r.readFile("lab/conns/7/info")), &got); err != nil {
 		t.Fatal(err)
 	}
-	want := map[string]any{"state": "established", "cookie": 7.0, "rtt": 0.125, "note": "a\nb <c>", "holder": []any{"71 sshd", "72 sshd"}}
+	want := map[string]any{"state": "established", "cookie": 7.0, "rtt": 0.125, "note": "a\nb <c>", "process": []any{"71 sshd", "72 sshd"}}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
@@ -358,8 +358,8 @@ func TestHoldersAreForOwner(t *testing.T) {
 	for uid, want := range map[uint32]bool{0: true, someUser: true, 1001: false} {
 		r.uid = uid
 		for _, file := range []string{"status", "info"} {
-			if got := strings.Contains(r.readFile("lab/conns/7/"+file), "holder"); got != want {
-				t.Errorf("%s for uid %d has holders: %v, want %v", file, uid, got, want)
+			if got := strings.Contains(r.readFile("lab/conns/7/"+file), "process"); got != want {
+				t.Errorf("%s for uid %d names processes: %v, want %v", file, uid, got, want)
 			}
 		}
 	}

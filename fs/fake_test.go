@@ -80,7 +80,7 @@ func (f *fakeStack) ConnDetails(ctx context.Context, cookie uint64, owner bool) 
 	}
 	lines := []stacknode.Line{{Key: "state", Value: c.State}, {Key: "cookie", Value: fmt.Sprint(cookie)}, {Key: "rtt", Value: "0.125"}, {Key: "note", Value: "a\nb <c>"}}
 	if owner {
-		lines = append(lines, stacknode.Line{Key: "holder", Value: "71 sshd"}, stacknode.Line{Key: "holder", Value: "72 sshd"})
+		lines = append(lines, stacknode.Line{Key: stacknode.KeyProcess, Value: "71 sshd"}, stacknode.Line{Key: stacknode.KeyProcess, Value: "72 sshd"})
 	}
 	return lines, nil
 }

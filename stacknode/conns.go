@@ -10,6 +10,10 @@ import (
 // StateListen is the Conn.State of a listener.
 const StateListen = "listen"
 
+// KeyProcess is the key of a line of ConnDetails about a process that holds
+// the socket: the only one of which there may be several.
+const KeyProcess = "process"
+
 // A Conn is one TCP socket of a stack, as sock_diag(7) shows it.
 type Conn struct {
 	Cookie uint64 // SO_COOKIE, which the kernel never gives to another socket

@@ -111,7 +111,7 @@ func (s *Stack) processes(ctx context.Context, l *lines, inode uint64) error {
 		}
 		last = h.PID
 		if name := peer.Command(h.PID); name != "" {
-			l.add("process", "%d (%s)", h.PID, name)
+			l.add(stacknode.KeyProcess, "%d (%s)", h.PID, name)
 		}
 	}
 	return nil
