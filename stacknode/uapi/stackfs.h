@@ -147,14 +147,21 @@ struct stackfs_run {
  * reason in words ("error: ..."), and the image is still there for another
  * try; a failure is never seen by the peer of the connection.
  *
- * EINVAL: what was written is no image, or not a whole one, or an unknown
- * flag. EPERM: without CAP_NET_ADMIN over the stack the caller may restore
- * only what this installation sealed for him. EACCES: as
- * STACKFS_IOC_MSOCKET, or the caller may not bind the address or port.
- * EADDRNOTAVAIL: the stack has not the local address. EADDRINUSE: there is
- * such a connection, or somebody listens. EBUSY: another call on this open
- * file is at work. EBADF, ENOTSOCK, EPROTOTYPE, EMFILE, EAGAIN, ENODEV: as
- * STACKFS_IOC_MSOCKET. EINTR: a signal came, nothing was done.
+ * Writing the image: EFBIG: it is too large. ENOBUFS: open files of this uid
+ * hold too much of the daemon's memory. EBUSY: it is being restored.
+ *
+ * The command: EBADMSG: what was written is damaged, cut short, or no image.
+ * EPROTONOSUPPORT: the image is of a later version. EINVAL: it describes no
+ * connection, or flags or resv are not zero. EPERM: without CAP_NET_ADMIN
+ * over the stack the caller may restore only what this installation sealed
+ * for him, and once. EACCES: as STACKFS_IOC_MSOCKET, or the caller may not
+ * bind the port. EADDRNOTAVAIL: the stack has not the local address.
+ * EADDRINUSE: there is such a connection. EOPNOTSUPP: saving and restoring
+ * are turned off, or the kernel lacks what the connection had. EBUSY: another
+ * command on this open file is at work. EBADF, ENOTSOCK, EPROTOTYPE: as
+ * STACKFS_IOC_MSOCKET. EAGAIN: the caller's uid has too many requests at a
+ * time, try again. EINTR: a signal came, nothing was done. ENODEV: the stack
+ * is gone.
  */
 struct stackfs_restore {
 	__aligned_u64 reply_cookie;	/* in: SO_COOKIE of reply_fd */
