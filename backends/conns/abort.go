@@ -17,10 +17,13 @@ func (s *Stack) Abort(ctx context.Context, caller *stacknode.Caller, cookie uint
 	if err != nil {
 		return err
 	}
-	err = s.cfg.Worker.Do(func() error { return destroy(&sock.entry) })
-	if errors.Is(err, unix.EOPNOTSUPP) && t.Inode != 0 {
-		err = s.disconnect(ctx, sock)
-	}
+	_, err = ask(ctx, &s.env.Engine.locks, sock.uid, abortPatience, func() (struct{}, error) {
+		err := s.cfg.Worker.Do(func() error { return destroy(&sock.entry) })
+		if errors.Is(err, unix.EOPNOTSUPP) && t.Inode != 0 {
+			err = s.disconnect(ctx, sock)
+		}
+		return struct{}{}, err
+	})
 	if isGone(err) {
 		return stacknode.ErrNoConn
 	}

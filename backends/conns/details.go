@@ -3,6 +3,7 @@ package conns
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -38,11 +39,19 @@ func (l *lines) add(key, format string, args ...any) {
 
 // ConnDetails implements stacknode.ConnTable.
 func (s *Stack) ConnDetails(ctx context.Context, cookie uint64, owner bool) ([]stacknode.Line, error) {
-	sock, err := s.tables.find(ctx, cookie, diagInfo, diagCong, diagTOS, diagTClass, diagSKMemInfo, diagShutdown)
+	sock, err := s.tables.find(ctx, cookie, diagCong, diagTOS, diagTClass, diagSKMemInfo, diagShutdown)
 	if err != nil {
 		return nil, err
 	}
 	var l lines
+	full, err := s.withInfo(ctx, sock)
+	locked := errors.Is(err, errLocked)
+	switch {
+	case err == nil:
+		sock = full
+	case !locked && !isGone(err):
+		return nil, err
+	}
 	c := sock.conn(sock.links)
 	l.add("cookie", "%d", c.Cookie)
 	l.add("state", "%s", c.State)
@@ -70,8 +79,18 @@ func (s *Stack) ConnDetails(ctx context.Context, cookie uint64, owner bool) ([]s
 	}
 	if text := s.lacks(sock); text != "" {
 		l.add("lacks", "%s", text)
+	} else if locked {
+		l.add("lacks", "%s", "what the kernel tells under the lock of the socket (its owner keeps that)")
 	}
 	return l, nil
+}
+
+// withInfo returns sock as it is now, with all that sock_diag tells. Of
+// these attributes it is INET_DIAG_INFO for which the kernel locks the socket.
+func (s *Stack) withInfo(ctx context.Context, sock *socket) (*socket, error) {
+	return ask(ctx, &s.env.Engine.locks, sock.uid, detailsPatience, func() (*socket, error) {
+		return s.tables.exactly(&sock.entry, sock.links, diagInfo, diagCong, diagTOS, diagTClass, diagSKMemInfo, diagShutdown)
+	})
 }
 
 func familyName(family int) string {

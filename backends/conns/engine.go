@@ -36,6 +36,7 @@ type Engine struct {
 	log   *slog.Logger
 	guard guard
 	holds *stacknode.Quota
+	locks locks // of sockets that are looked at or ended
 
 	loading sync.Once   // sets the fields below
 	snap    snapshotter // nil: there is none
@@ -163,6 +164,11 @@ func (e *Engine) saveInRepairMode(ctx context.Context, t target) (*soccr.Conn, e
 	return client.Save(ctx, t.Request)
 }
 
+// holdPatience is how long it may take until a connection is held. An owner
+// that is large, or busy, takes a part of a second; one that keeps the lock of
+// the socket as long as he likes.
+const holdPatience = 20 * time.Second
+
 // hold freezes who holds the connection, until the Held is resumed.
 func (e *Engine) hold(ctx context.Context, t target, limit time.Duration) (Held, error) {
 	if t.Inode == 0 {
@@ -172,7 +178,13 @@ func (e *Engine) hold(ctx context.Context, t target, limit time.Duration) (Held,
 	if err != nil {
 		return nil, err
 	}
-	return client.Hold(ctx, t.Request, limit)
+	ctx, cancel := context.WithTimeoutCause(ctx, holdPatience, errNotHeld)
+	defer cancel()
+	held, err := client.Hold(ctx, t.Request, limit)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = context.Cause(ctx)
+	}
+	return held, err
 }
 
 func (e *Engine) guardianPID() int { return e.guard.pid() }

@@ -128,7 +128,7 @@ type socket struct {
 // are asked for. Returns stacknode.ErrNoConn if there is none.
 func (t *tables) find(ctx context.Context, cookie uint64, attrs ...uint16) (*socket, error) {
 	if e, tab := t.kept(cookie); e != nil {
-		s, err := t.exactly(e, tab, attrs)
+		s, err := t.exactly(e, tab.links, attrs...)
 		if err == nil {
 			t.keep(nil)
 			return s, nil
@@ -150,7 +150,7 @@ func (t *tables) find(ctx context.Context, cookie uint64, attrs ...uint16) (*soc
 	if len(attrs) == 0 {
 		return &socket{entry: *e, links: tab.links}, nil
 	}
-	s, err := t.exactly(e, tab, attrs)
+	s, err := t.exactly(e, tab.links, attrs...)
 	if isGone(err) {
 		return &socket{entry: *e, links: tab.links}, nil
 	}
@@ -158,8 +158,8 @@ func (t *tables) find(ctx context.Context, cookie uint64, attrs ...uint16) (*soc
 }
 
 // exactly asks the kernel for the socket that e was made of.
-func (t *tables) exactly(e *entry, tab *table, attrs []uint16) (*socket, error) {
-	s := &socket{links: tab.links}
+func (t *tables) exactly(e *entry, l links, attrs ...uint16) (*socket, error) {
+	s := &socket{links: l}
 	err := t.do(func() (err error) {
 		s.entry, s.attrs, err = get(e, attrs...)
 		return err

@@ -8,6 +8,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -256,8 +257,13 @@ func (w *Worker) withNetNS(fn func(f *os.File) error) error {
 	return fn(own)
 }
 
+// closePatience is how long Close waits for calls on threads in the namespace.
+// They take no time, except those that wait for the lock of a socket: its owner
+// can keep that for as long as he likes.
+const closePatience = 5 * time.Second
+
 // Close ends every channel and run and waits until no thread is left in
-// the namespace.
+// the namespace, but for those that are stuck in the kernel.
 func (w *Worker) Close() error {
 	w.mu.Lock()
 	w.closed = true
@@ -273,13 +279,32 @@ func (w *Worker) Close() error {
 	for _, l := range loops {
 		err = errors.Join(err, l.close())
 	}
-	w.calls.Wait()
+	if !w.idle(closePatience) && w.cfg.Log != nil {
+		w.cfg.Log.Warn("a thread is left in the namespace of a stack: the owner of a socket keeps its lock", "netns", w.id)
+	}
 	if w.ns != nil {
 		if cerr := w.ns.Close(); !errors.Is(cerr, os.ErrClosed) {
 			err = errors.Join(err, cerr)
 		}
 	}
 	return err
+}
+
+// idle waits for calls. It returns false if some have not ended in time.
+func (w *Worker) idle(patience time.Duration) bool {
+	done := make(chan struct{})
+	go func() {
+		w.calls.Wait()
+		close(done)
+	}()
+	late := time.NewTimer(patience)
+	defer late.Stop()
+	select {
+	case <-done:
+		return true
+	case <-late.C:
+		return false
+	}
 }
 
 // startLoop returns the worker's loop, started.
