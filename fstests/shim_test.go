@@ -440,7 +440,10 @@ func TestShimStat(t *testing.T) {
 
 func TestShimDescriptorsDoNotLeak(t *testing.T) {
 	m := newShimMount(t)
-	// The daemon's threads and their descriptors come with the first call.
+	// The daemon's threads and their descriptors come with the first call,
+	// those of the BPF program when it is loaded: status waits for that.
+	_, err := os.ReadFile(m.lab + "/status")
+	mustDo(t, err)
 	shimLinked.run(t, nil, "msocket "+m.lab+" 2 1 0", "msocket "+m.dir+"/kernel 2 1 0")
 	var before int
 	shimEventually(t, "an idle daemon", func() bool {

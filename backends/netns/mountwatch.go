@@ -31,21 +31,26 @@ func watchMounts() (*mountWatch, error) {
 }
 
 // loop waits by the runtime's poller: mountinfo has an event for each
-// change, see proc_pid_mounts(5). Many at once become one.
+// change, see proc_pid_mounts(5). RawConn.Read forgets the events that came
+// before it, and then calls the function: who looks when that sends misses
+// none. Many events at once become one.
 func (m *mountWatch) loop(rc syscall.RawConn) {
 	defer close(m.done)
 	for {
-		first := true
+		armed := false
 		err := rc.Read(func(uintptr) bool {
-			first = !first
-			return first // the second time: the poller has seen an event
+			if armed {
+				return true // the poller has seen an event
+			}
+			armed = true
+			select {
+			case m.C <- struct{}{}:
+			default:
+			}
+			return false
 		})
 		if err != nil {
 			return // closed
-		}
-		select {
-		case m.C <- struct{}{}:
-		default:
 		}
 		time.Sleep(mountPause)
 	}
