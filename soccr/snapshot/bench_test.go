@@ -28,6 +28,25 @@ func BenchmarkTake(b *testing.B) {
 	}
 }
 
+// The same where each buffer has but one segment, as after writes that may not
+// be joined, or on a card without offloads.
+func BenchmarkTakeSegments(b *testing.B) {
+	const segment = 1448
+	s, ns := mustNew(b), newSpace(b)
+	ns.raiseLimits(b)
+	p := ns.mustPair(b, unix.AF_INET, v4Loopback)
+	p.server.force(b, 8<<20)
+	must(b, p.client.deafen())
+	data := stream(segment)
+	for range 2 << 20 / segment {
+		if err := unix.Send(p.server.fd, data, unix.MSG_DONTWAIT|unix.MSG_EOR); err != nil {
+			b.Fatal(err)
+		}
+	}
+	mustTakeConn(b, s, ns, p.server)
+	benchmarkTake(b, s, ns, p.server)
+}
+
 // The same of one connection among many others.
 func BenchmarkTakeAmong10000(b *testing.B) {
 	s, ns := mustNew(b), newSpace(b)

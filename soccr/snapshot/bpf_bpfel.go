@@ -162,7 +162,10 @@ const (
 
 type bpfWalk struct {
 	_        structs.HostLayout
+	Skb      [64]uint64
+	Info     [16]uint64
 	Cur      uint64
+	Next     uint64
 	Head     uint64
 	Shinfo   uint64
 	Part     uint64
@@ -175,6 +178,7 @@ type bpfWalk struct {
 	Memory   uint32
 	Failure  bpfFailure
 	Turn     uint32
+	Node     [3]uint64
 	Count    uint32
 	_        [4]byte
 	PageBase uint64

@@ -135,6 +135,7 @@ static __always_inline void read_info(struct slot *o, struct tcp_sock *tp)
 	if (!w)
 		return;
 	w->count = 0;
+	w->failure = NO_FAILURE;
 	plant(w, (__u64)BPF_CORE_READ(tp, out_of_order_queue.rb_node));
 	if (w->cur)
 		bpf_loop(MAX_LOOPS, ooo_step, NULL, 0);
