@@ -105,8 +105,8 @@ type spinner struct {
 }
 
 // spinner starts one on a CPU, with so many bytes in each queue.
-func (s *site) spinner(ctx context.Context, cpu, bytes int) (*spinner, error) {
-	p, words, err := s.tend(ctx, s.tool("spin"), cpuArg(cpu), strconv.Itoa(bytes))
+func (s *site) spinner(ctx context.Context, cpu, bytes, write int) (*spinner, error) {
+	p, words, err := s.tend(ctx, s.tool("spin"), cpuArg(cpu), strconv.Itoa(bytes), strconv.Itoa(write))
 	if err != nil {
 		return nil, err
 	}

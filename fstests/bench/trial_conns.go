@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -19,12 +20,14 @@ const savesPerRound = 11
 var queueSizes = []struct {
 	name  string
 	bytes int
+	write int  // bytes of each write: the send queue has a buffer for each
 	goal  goal // of the pause
 }{
-	{"0", 0, nil},
-	{"64K", 64 << 10, nil},
-	{"1M", 1 << 20, ratioAtMost(0.5)},
-	{"4M", 4 << 20, ratioAtMost(0.5)},
+	{"0", 0, 64 << 10, nil},
+	{"64K", 64 << 10, 64 << 10, nil},
+	{"1M", 1 << 20, 64 << 10, ratioAtMost(0.5)},
+	{"1M-segments", 1 << 20, 1448, nil},
+	{"4M", 4 << 20, 64 << 10, ratioAtMost(0.5)},
 }
 
 // connsTrials measure checkpoints of a connection and restoring it. The peer
@@ -34,10 +37,13 @@ func connsTrials() []trial {
 	var all []trial
 	for _, q := range queueSizes {
 		all = append(all, trial{"conns-pause-" + q.name, func(ctx context.Context, s *site, r *report) error {
-			return pauseTrial(ctx, s, r, q.name, q.bytes, q.goal)
+			return pauseTrial(ctx, s, r, q.name, q.bytes, q.write, q.goal)
 		}})
 	}
 	for _, q := range queueSizes {
+		if q.write < 64<<10 {
+			continue // restoring writes as it likes
+		}
 		all = append(all, trial{"conns-restore-" + q.name, func(ctx context.Context, s *site, r *report) error {
 			return restoreTrial(ctx, s, r, q.name, q.bytes)
 		}})
@@ -48,13 +54,13 @@ func connsTrials() []trial {
 // pauseTrial measures for how long a program on one CPU cannot use its
 // socket while it is saved on another; and how long it takes to get the
 // image.
-func pauseTrial(ctx context.Context, s *site, r *report, name string, bytes int, g goal) error {
+func pauseTrial(ctx context.Context, s *site, r *report, name string, bytes, write int, g goal) error {
 	at := placements()[len(placements())-1]
 	d, err := s.connsDaemon(ctx)
 	if err != nil {
 		return err
 	}
-	sp, err := s.spinner(ctx, at.client, bytes)
+	sp, err := s.spinner(ctx, at.client, bytes, write)
 	if err != nil {
 		return err
 	}
@@ -131,13 +137,16 @@ func cat(path string) (n int, err error) {
 	}
 }
 
-// saveInRepairMode is pause, save and resume of libsoccr.
+// saveInRepairMode is pause, save and resume of libsoccr. A timer of TCP may
+// send something meanwhile: then it saves once more.
 func saveInRepairMode(f *os.File) (c *soccr.Conn, err error) {
 	sk, err := soccr.Pause(int(f.Fd()))
 	if err != nil {
 		return nil, err
 	}
-	c, err = sk.Conn()
+	if c, err = sk.Conn(); errors.Is(err, soccr.ErrChanged) {
+		c, err = sk.Conn()
+	}
 	if rerr := sk.Resume(); err == nil {
 		err = rerr
 	}

@@ -2,16 +2,18 @@
 /*
  * spin.c: how long a socket is not to be used.
  *
- *	spin CPU BYTES
+ *	spin CPU BYTES WRITE
  *
  * It makes a connection, fills the receive and the send queue of one end
- * with BYTES each and prints "ready FD COOKIE" of that end. Then a thread on
+ * with BYTES each, by writes of WRITE bytes that the kernel does not join, and
+ * prints "ready FD COOKIE" of that end. Then a thread on
  * the CPU receives no byte from it, again and again: the call takes the lock
  * of the socket and fails in repair mode (EPERM), and changes nothing. "b" on
  * standard input begins to measure; "e" prints the longest time between two
  * calls that worked, in nanoseconds.
  */
 #include <arpa/inet.h>
+#include <linux/filter.h>
 #include <linux/sockios.h>
 #include <pthread.h>
 #include <stdbool.h>
@@ -63,8 +65,7 @@ static void await_call(void)
 		;
 }
 
-/* A connection: fd, whose buffers hold what they must, and its peer, which
- * takes next to nothing. */
+/* A connection: fd, whose buffers hold what they must, and its peer. */
 static int connect_pair(int bytes)
 {
 	struct sockaddr_in addr = {
@@ -79,7 +80,7 @@ static int connect_pair(int bytes)
 		err(1, "socket");
 	/* Skbs count for more than their bytes. */
 	if (set(fd, SO_SNDBUFFORCE, 2 * bytes + 65536) || set(fd, SO_RCVBUFFORCE, 4 * bytes + 65536) ||
-	    set(listener, SO_RCVBUF, 1) || set(listener, SO_SNDBUFFORCE, 2 * bytes + 65536))
+	    set(listener, SO_SNDBUFFORCE, 2 * bytes + 65536))
 		err(1, "buffers");
 	if (bind(listener, (struct sockaddr *)&addr, len) || listen(listener, 1) ||
 	    getsockname(listener, (struct sockaddr *)&addr, &len))
@@ -93,9 +94,18 @@ static int connect_pair(int bytes)
 	return peer;
 }
 
-/* Sends until the queue of fd has so many bytes, and still has them after
- * what the peer takes at first. */
-static void fill(int from, unsigned long queue, int bytes)
+/* Lets no packet in: what is sent to the socket is never acknowledged. */
+static void deafen(int sock)
+{
+	struct sock_filter drop = { .code = BPF_RET | BPF_K };
+	struct sock_fprog all = { .len = 1, .filter = &drop };
+
+	if (setsockopt(sock, SOL_SOCKET, SO_ATTACH_FILTER, &all, sizeof(all)))
+		err(1, "SO_ATTACH_FILTER");
+}
+
+/* Sends until the queue of fd has so many bytes. */
+static void fill(int from, unsigned long queue, int bytes, int write)
 {
 	static char data[65536];
 	double limit = now_ns() + 10e9;
@@ -103,24 +113,24 @@ static void fill(int from, unsigned long queue, int bytes)
 
 	for (int i = 0; i < (int)sizeof(data); i++)
 		data[i] = i * 131 >> 3;
-	for (int full = 0; full < 100;) {
+	for (;;) {
 		int missing;
 
 		if (ioctl(fd, queue, &n))
 			err(1, "ioctl");
 		missing = bytes - n;
-		full = missing <= 0 ? full + 1 : 0;
+		if (missing <= 0)
+			return;
 		if (now_ns() > limit)
 			errx(1, "%d of %d bytes get into the queue", n, bytes);
-		if (full) {
-			usleep(1000);
-			continue;
-		}
 		if (missing > (int)sizeof(data))
 			missing = sizeof(data);
-		if (send(from, data, missing, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 && errno != EAGAIN)
-			err(1, "send");
-		usleep(1000); /* it arrives, or is acknowledged */
+		for (int len; missing > 0; missing -= len) {
+			len = missing < write ? missing : write;
+			if (send(from, data, len, MSG_DONTWAIT | MSG_NOSIGNAL | MSG_EOR) < 0 && errno != EAGAIN)
+				err(1, "send");
+		}
+		usleep(1000); /* it arrives */
 	}
 }
 
@@ -129,14 +139,16 @@ int main(int argc, char **argv)
 	unsigned long long cookie;
 	socklen_t len = sizeof(cookie);
 	pthread_t thread;
-	int peer, bytes, c;
+	int peer, bytes, write, c;
 
-	want_args(argc, 3, "spin CPU BYTES");
+	want_args(argc, 4, "spin CPU BYTES WRITE");
 	cpu = argv[1];
 	bytes = atoi(argv[2]);
+	write = atoi(argv[3]);
 	peer = connect_pair(bytes);
-	fill(peer, SIOCINQ, bytes);
-	fill(fd, SIOCOUTQ, bytes);
+	fill(peer, SIOCINQ, bytes, write);
+	deafen(peer);
+	fill(fd, SIOCOUTQ, bytes, write);
 	if (getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &len))
 		err(1, "SO_COOKIE");
 	if (pthread_create(&thread, NULL, spin, NULL))
