@@ -89,7 +89,7 @@ func (s *Stack) ConnDetails(ctx context.Context, cookie uint64, owner bool) ([]s
 // these attributes it is INET_DIAG_INFO for which the kernel locks the socket.
 func (s *Stack) withInfo(ctx context.Context, sock *socket) (*socket, error) {
 	return ask(ctx, &s.env.Engine.locks, sock.uid, detailsPatience, func() (*socket, error) {
-		return s.tables.exactly(&sock.entry, sock.links, diagInfo, diagCong, diagTOS, diagTClass, diagSKMemInfo, diagShutdown)
+		return s.tables.exactly(ctx, &sock.entry, sock.links, diagInfo, diagCong, diagTOS, diagTClass, diagSKMemInfo, diagShutdown)
 	})
 }
 

@@ -149,7 +149,7 @@ func (r *diagRequest) Serialize() []byte { return r[:] }
 // if it came or went meanwhile, and one may be there twice.
 func dump(fn func(entry)) error {
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		err := request(newDiagRequest(family, allStates), nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP, func(b []byte) error {
+		err := request(nil, newDiagRequest(family, allStates), nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP, func(b []byte) error {
 			e, _, err := parseEntry(b)
 			if err == nil {
 				fn(e)
@@ -166,15 +166,35 @@ func dump(fn func(entry)) error {
 	return nil
 }
 
+// A channel is a sock_diag socket of a namespace, for several requests. nil:
+// each request makes one, in the namespace of the calling thread.
+type channel map[int]*nl.SocketHandle
+
+// openChannel opens a channel to the namespace of the calling thread. The
+// caller closes it.
+func openChannel() (channel, error) {
+	s, err := nl.Subscribe(unix.NETLINK_INET_DIAG)
+	if err != nil {
+		return nil, fmt.Errorf("sock_diag: %w", err)
+	}
+	if err := s.SetReceiveTimeout(&nl.SocketTimeoutTv); err != nil {
+		s.Close()
+		return nil, fmt.Errorf("sock_diag: %w", err)
+	}
+	return channel{unix.NETLINK_INET_DIAG: {Socket: s}}, nil
+}
+
+func (c channel) Close() { c[unix.NETLINK_INET_DIAG].Close() }
+
 // get returns e as it is now, with the attributes that are asked for. The
-// calling thread is in the namespace of the socket. Returns ENOENT if no
-// socket has these addresses, ESTALE if it is another one.
-func get(e *entry, attrs ...uint16) (now entry, raw []byte, err error) {
+// channel is of the namespace of the socket. Returns ENOENT if no socket has
+// these addresses, ESTALE if it is another one.
+func (c channel) get(e *entry, attrs ...uint16) (now entry, raw []byte, err error) {
 	r := newDiagRequest(e.family, allStates)
 	r.exactly(e)
 	r.extensions(attrs...)
 	found := false
-	err = request(r, nl.SOCK_DIAG_BY_FAMILY, 0, func(b []byte) (err error) {
+	err = request(c, r, nl.SOCK_DIAG_BY_FAMILY, 0, func(b []byte) (err error) {
 		found = true
 		now, raw, err = parseEntry(b)
 		return err
@@ -194,12 +214,13 @@ func get(e *entry, attrs ...uint16) (now entry, raw []byte, err error) {
 func destroy(e *entry) error {
 	r := newDiagRequest(e.family, allStates)
 	r.exactly(e)
-	return request(r, nl.SOCK_DESTROY, unix.NLM_F_ACK, func([]byte) error { return nil })
+	return request(nil, r, nl.SOCK_DESTROY, unix.NLM_F_ACK, func([]byte) error { return nil })
 }
 
 // request sends r and calls fn with the body of each message of the answer.
-func request(r *diagRequest, typ, flags int, fn func(b []byte) error) error {
+func request(c channel, r *diagRequest, typ, flags int, fn func(b []byte) error) error {
 	req := nl.NewNetlinkRequest(typ, flags)
+	req.Sockets = c
 	req.AddData(r)
 	var ferr error
 	err := req.ExecuteIter(unix.NETLINK_INET_DIAG, nl.SOCK_DIAG_BY_FAMILY, func(b []byte) bool {

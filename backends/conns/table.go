@@ -37,6 +37,7 @@ func (t *table) find(cookie uint64) *entry {
 type tables struct {
 	do     func(func() error) error // runs a function in the namespace
 	passes passes[struct{}, *table]
+	looks  passes[*entry, map[*entry]look]
 
 	mu   sync.Mutex // guards the fields below
 	last *table     // nil: none is kept
@@ -47,7 +48,31 @@ type tables struct {
 func newTables(do func(func() error) error) *tables {
 	t := &tables{do: do}
 	t.passes.run = func([]struct{}) (*table, error) { return t.fresh() }
+	t.looks.run = t.look
 	return t
+}
+
+// A look is what the kernel says of one socket.
+type look struct {
+	entry
+	err error
+}
+
+// look asks for each socket by itself, on one visit to the namespace.
+func (t *tables) look(asked []*entry) (map[*entry]look, error) {
+	seen := make(map[*entry]look, len(asked))
+	return seen, t.do(func() error {
+		c, err := openChannel()
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		for _, e := range asked {
+			now, _, err := c.get(e)
+			seen[e] = look{now, err}
+		}
+		return nil
+	})
 }
 
 // now returns a table that is made now.
@@ -128,7 +153,7 @@ type socket struct {
 // are asked for. Returns stacknode.ErrNoConn if there is none.
 func (t *tables) find(ctx context.Context, cookie uint64, attrs ...uint16) (*socket, error) {
 	if e, tab := t.kept(cookie); e != nil {
-		s, err := t.exactly(e, tab.links, attrs...)
+		s, err := t.exactly(ctx, e, tab.links, attrs...)
 		if err == nil {
 			t.keep(nil)
 			return s, nil
@@ -150,21 +175,31 @@ func (t *tables) find(ctx context.Context, cookie uint64, attrs ...uint16) (*soc
 	if len(attrs) == 0 {
 		return &socket{entry: *e, links: tab.links}, nil
 	}
-	s, err := t.exactly(e, tab.links, attrs...)
+	s, err := t.exactly(ctx, e, tab.links, attrs...)
 	if isGone(err) {
 		return &socket{entry: *e, links: tab.links}, nil
 	}
 	return s, err
 }
 
-// exactly asks the kernel for the socket that e was made of.
-func (t *tables) exactly(e *entry, l links, attrs ...uint16) (*socket, error) {
+// exactly asks the kernel for the socket that e was made of. With attributes
+// the kernel may wait for the lock of the socket: then nobody else waits for
+// the answer.
+func (t *tables) exactly(ctx context.Context, e *entry, l links, attrs ...uint16) (*socket, error) {
 	s := &socket{links: l}
-	err := t.do(func() (err error) {
-		s.entry, s.attrs, err = get(e, attrs...)
-		return err
-	})
-	return s, err
+	if len(attrs) > 0 {
+		err := t.do(func() (err error) {
+			s.entry, s.attrs, err = channel(nil).get(e, attrs...)
+			return err
+		})
+		return s, err
+	}
+	seen, err := t.looks.share(ctx, e)
+	if err != nil {
+		return nil, err
+	}
+	s.entry = seen[e].entry
+	return s, seen[e].err
 }
 
 // isGone tells whether sock_diag says that there is no such socket.

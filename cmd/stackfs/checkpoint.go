@@ -96,13 +96,28 @@ func copyImage(w io.Writer, ref connRef, buf []byte) error {
 		return err
 	}
 	defer f.Close()
-	// Not by a ReadFrom of w, which may begin with small requests.
-	n, err := io.CopyBuffer(struct{ io.Writer }{w}, f, buf)
-	if err == nil && n == 0 {
-		err = errNoImage
+	// Most images are small, and the kernel pins every page of a buffer.
+	part := buf[:min(smallImage, len(buf))]
+	for total := 0; ; part = buf {
+		n, err := f.Read(part)
+		if total += n; total == 0 && (err == nil || errors.Is(err, io.EOF)) {
+			return errNoImage
+		}
+		if _, werr := w.Write(part[:n]); werr != nil {
+			return werr
+		}
+		// The kernel reads short at the end alone: fuse(4).
+		switch {
+		case n < len(part) && err == nil, errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return err
+		}
 	}
-	return err
 }
+
+// smallImage is how many bytes are read of an image at first.
+const smallImage = 4 << 10
 
 var errNoImage = errors.New("the daemon gave no image")
 

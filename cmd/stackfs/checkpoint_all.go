@@ -18,7 +18,7 @@ import (
 
 // checkpointsAtOnce is how many connections --all saves at a time. The daemon
 // serves those that come together in one pass over its sockets.
-const checkpointsAtOnce = 256
+const checkpointsAtOnce = 384
 
 // A bulk is a run of checkpoint --all.
 type bulk struct {

@@ -89,12 +89,13 @@ func (s *Snapshotter) leave(b *batch) {
 }
 
 // A pass costs nearly the same for one connection and for hundreds. So where
-// the last batch was a crowd's, the next one waits for more while they keep
-// coming, with gaps of less than gatherGap, for gatherTime at most.
+// the last batches were a crowd's, the next one waits for more while they keep
+// coming, with gaps of less than gatherGap, for gatherTime at most. A crowd is
+// forgotten by halves: on a busy machine there are longer gaps.
 const (
-	crowd      = 4 // connections
-	gatherGap  = 2 * time.Millisecond
-	gatherTime = 20 * time.Millisecond
+	crowd      = 2 // connections
+	gatherGap  = 4 * time.Millisecond
+	gatherTime = 100 * time.Millisecond
 )
 
 // gather returns when it is time to begin a batch, which may be at once.
@@ -119,7 +120,7 @@ func (s *Snapshotter) run(b *batch) {
 	defer s.pass.Unlock()
 	s.mu.Lock()
 	delete(s.pending, b.ns.Key)
-	s.size = len(b.results)
+	s.size = max(len(b.results), s.size/2)
 	unwanted := b.waiting == 0
 	s.mu.Unlock()
 	if unwanted {

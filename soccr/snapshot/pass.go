@@ -108,10 +108,14 @@ func (e *engine) onePass(ns NetNS, cookies []uint64) ([]bpfSlot, error) {
 
 // forget empties the map of wanted cookies.
 func (e *engine) forget(cookies []uint64) error {
-	for _, cookie := range cookies {
-		if err := e.objs.Wanted.Delete(cookie); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return fmt.Errorf("forget a cookie: %w", err)
+	for left := cookies; len(left) > 0; {
+		n, err := e.objs.Wanted.BatchDelete(left, nil)
+		if errors.Is(err, ebpf.ErrKeyNotExist) {
+			n++ // it stops there
+		} else if err != nil {
+			return fmt.Errorf("forget the wanted cookies: %w", err)
 		}
+		left = left[n:]
 	}
 	return nil
 }
