@@ -202,8 +202,13 @@ func TestMovedConnectionIsRestoredForAProgram(t *testing.T) {
 			k.tell(k.far, "read")
 			k.far.expect(t, "got unread")
 			k.says(k.far, k.far, "echo")
-			// While the connection is nowhere the address is not there either:
-			// a late acknowledgement of the peer would be answered with a reset.
+			// While the connection is nowhere the address is not there either, and
+			// before there is a socket for it again nothing may come: a late
+			// acknowledgement of the peer would be answered with a reset.
+			WaitFor(t, 10*time.Second, "the peer to acknowledge all", func() bool {
+				rows := s.conns("there")
+				return len(rows) == 1 && rows[0].sendQ == 0
+			})
 			there.IP("addr", "del", s.here.IP4.String()+"/24", "dev", "eth0")
 			RunCmd(t, s.Command("checkpoint", "--move", "-o", file, s.Path("there"), onlyConn(t, s, "there")))
 			if err := Within(t, runTime, "cat to end", service.Wait); err == nil {
