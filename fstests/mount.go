@@ -37,6 +37,9 @@ type Config struct {
 	AllowLog []string
 	// Env is added to the environment of the daemon.
 	Env []string
+	// NetNS is the namespace that the daemon is in, and its stacks kernel
+	// and fast with it; nil: that of the test.
+	NetNS *NS
 }
 
 // An M is a mount that a test made, with the daemon that serves it.
@@ -114,7 +117,11 @@ func (m *M) TryStart() error {
 	for _, o := range m.cfg.Options {
 		args = append(args, "-o", o)
 	}
-	cmd := exec.Command(m.bin, append(args, m.Dir)...)
+	argv := append(append([]string{m.bin}, args...), m.Dir)
+	if m.cfg.NetNS != nil {
+		argv = append([]string{"nsenter", "--net=" + m.cfg.NetNS.Path(), "--"}, argv...)
+	}
+	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Env = append(os.Environ(), m.cfg.Env...)
 	cmd.Env = append(cmd.Env, "NOTIFY_SOCKET="+notify.path)
 	p, err := m.spawn(cmd)
