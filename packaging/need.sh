@@ -8,9 +8,9 @@ packages_build="gcc libc6-dev make"
 packages_demo="iproute2 curl python3-minimal"
 packages_test="iproute2 curl python3 gcc-multilib libc6-dev-i386 iperf3 nginx-light busybox-static
 	nscd iputils-ping procps util-linux attr pkg-config kmod netbase mandoc criu
-	wrk redis-server redis-tools strace"
+	wrk redis-server redis-tools strace haproxy lighttpd"
 packages_lint="gcc-multilib libc6-dev-i386 shellcheck mandoc"
-packages_bench="iproute2 iperf3 util-linux procps"
+packages_bench="iproute2 iperf3 util-linux procps nginx-light haproxy lighttpd"
 
 want=""
 for what in "$@"; do
