@@ -14,6 +14,7 @@ const (
 	IocMsocket = 0xc03053c2
 	IocRun     = 0xc02853c3
 	IocRestore = 0xc02053c4
+	IocListen  = 0xc03053c5
 )
 
 // Sizes of the structures in bytes.
@@ -23,6 +24,10 @@ const (
 	SizeMsocket = 48
 	SizeRun     = 40
 	SizeRestore = 32
+	SizeListen  = 48
+	SizeClone   = 16
+	SizeSlot    = 64
+	SizePage    = 128
 	SizeChanReq = 24
 	SizeChanRep = 16
 )
@@ -202,6 +207,56 @@ func (r *Restore) UnmarshalReply(b []byte) error {
 	r.ReplyCookie = native.Uint64(b)
 	r.ReplyFD, r.Flags = int32(native.Uint32(b[8:])), native.Uint32(b[12:])
 	return nil
+}
+
+// MarshalBinary encodes l.
+func (l *Listen) MarshalBinary() ([]byte, error) {
+	b := make([]byte, 0, SizeListen)
+	b = native.AppendUint64(b, l.ReplyCookie)
+	b = native.AppendUint32(b, uint32(l.ReplyFD))
+	b = native.AppendUint32(b, uint32(l.ListenerFD))
+	b = native.AppendUint64(b, l.ListenerCookie)
+	b = native.AppendUint32(b, l.Flags)
+	b = native.AppendUint32(b, l.BoxSize)
+	return b[:SizeListen], nil
+}
+
+// UnmarshalBinary decodes a request.
+func (l *Listen) UnmarshalBinary(b []byte) error {
+	if err := l.UnmarshalReply(b); err != nil {
+		return err
+	}
+	if l.Flags != 0 {
+		return fmt.Errorf("stackfs_listen: unknown flags %#x: %w", l.Flags, syscall.EINVAL)
+	}
+	return checkZero(b[32:], "stackfs_listen")
+}
+
+// UnmarshalReply decodes an answer.
+func (l *Listen) UnmarshalReply(b []byte) error {
+	if err := checkSize(b, SizeListen, "stackfs_listen"); err != nil {
+		return err
+	}
+	l.ReplyCookie = native.Uint64(b)
+	l.ReplyFD, l.ListenerFD = int32(native.Uint32(b[8:])), int32(native.Uint32(b[12:]))
+	l.ListenerCookie = native.Uint64(b[16:])
+	l.Flags, l.BoxSize = native.Uint32(b[24:]), native.Uint32(b[28:])
+	return nil
+}
+
+// MarshalBinary encodes c.
+func (c *Clone) MarshalBinary() ([]byte, error) {
+	return native.AppendUint64(make([]byte, 0, SizeClone), c.Cookie)[:SizeClone], nil
+}
+
+// MarshalBinary encodes p, the head of a page that nobody uses yet.
+func (p *Page) MarshalBinary() ([]byte, error) {
+	b := make([]byte, 0, SizePage)
+	for _, v := range []uint32{p.Magic, p.Version, p.Slots, p.Resv0, p.Workers, p.Mode, p.Reason, p.Resv1} {
+		b = native.AppendUint32(b, v)
+	}
+	b = native.AppendUint64(b, p.Since)
+	return native.AppendUint64(b, p.Shared)[:SizePage], nil
 }
 
 // MarshalBinary encodes r.

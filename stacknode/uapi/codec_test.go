@@ -36,6 +36,7 @@ var requests = []struct {
 	{"Msocket", msocket, func() request { return new(Msocket) }, memory(msocket), [][2]int{{13, 16}, {32, 48}}},
 	{"Run", run, func() request { return new(Run) }, memory(run), [][2]int{{4, 8}, {24, 40}}},
 	{"Restore", restore, func() request { return new(Restore) }, memory(restore), [][2]int{{12, 32}}},
+	{"Listen", listen, func() request { return new(Listen) }, memory(listen), [][2]int{{24, 28}, {32, 48}}},
 	{"ChanReq", chanReq, func() request { return new(ChanReq) }, memory(chanReq), [][2]int{{4, 8}, {20, 24}}},
 }
 
@@ -45,6 +46,7 @@ var (
 	msocket = &Msocket{Domain: 10, Type: -1, Protocol: 262, Flags: MsocketMake, ReplyCookie: 0x8877665544332211, ReplyFD: -2, Result: ResultSelf}
 	run     = &Run{ListenerFD: -1, Families: 1 << 63, Ticket: 0x0102030405060708}
 	restore = &Restore{ReplyCookie: 0x1020304050607080, ReplyFD: -3}
+	listen  = &Listen{ReplyCookie: 0x1020304050607080, ReplyFD: -3, ListenerFD: 12, ListenerCookie: 0x99, BoxSize: 4}
 	chanReq = &ChanReq{Seq: 0x80000001, Domain: 2, Type: 1 | 0x80000, Protocol: -6}
 	chanRep = &ChanRep{Seq: 7, Error: -22, Flags: ChanClosed, Resv: 9}
 )
@@ -164,6 +166,7 @@ func FuzzInfo(f *testing.F)    { fuzz(f, "Info") }
 func FuzzMsocket(f *testing.F) { fuzz(f, "Msocket") }
 func FuzzRun(f *testing.F)     { fuzz(f, "Run") }
 func FuzzRestore(f *testing.F) { fuzz(f, "Restore") }
+func FuzzListen(f *testing.F)  { fuzz(f, "Listen") }
 func FuzzChanReq(f *testing.F) { fuzz(f, "ChanReq") }
 
 func FuzzChanRep(f *testing.F) {

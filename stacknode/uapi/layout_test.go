@@ -29,6 +29,10 @@ var mirrors = []struct {
 	{"stackfs_msocket", reflect.TypeFor[Msocket](), SizeMsocket},
 	{"stackfs_run", reflect.TypeFor[Run](), SizeRun},
 	{"stackfs_restore", reflect.TypeFor[Restore](), SizeRestore},
+	{"stackfs_listen", reflect.TypeFor[Listen](), SizeListen},
+	{"stackfs_clone", reflect.TypeFor[Clone](), SizeClone},
+	{"stackfs_slot", reflect.TypeFor[Slot](), SizeSlot},
+	{"stackfs_page", reflect.TypeFor[Page](), SizePage},
 	{"stackfs_chan_req", reflect.TypeFor[ChanReq](), SizeChanReq},
 	{"stackfs_chan_rep", reflect.TypeFor[ChanRep](), SizeChanRep},
 }
@@ -41,6 +45,7 @@ var constants = []struct {
 	{"STACKFS_ABI_MAJOR", ABIMajor},
 	{"STACKFS_ABI_MINOR", ABIMinor},
 	{"STACKFS_FEATURE_CONNS", FeatureConns},
+	{"STACKFS_FEATURE_FAST", FeatureFast},
 	{"STACKFS_KIND_KERNEL", KindKernel},
 	{"STACKFS_KIND_NETNS", KindNetns},
 	{"STACKFS_KIND_NULL", KindNull},
@@ -52,12 +57,22 @@ var constants = []struct {
 	{"STACKFS_RESULT_SENT", ResultSent},
 	{"STACKFS_RESULT_SELF", ResultSelf},
 	{"STACKFS_CHAN_CLOSED", ChanClosed},
+	{"STACKFS_BOX_MORE", BoxMore},
+	{"STACKFS_PAGE_MAGIC", PageMagic},
+	{"STACKFS_PAGE_VERSION", PageVersion},
+	{"STACKFS_STEER_NONE", SteerNone},
+	{"STACKFS_STEER_BALANCED", SteerBalanced},
+	{"STACKFS_STEER_SKEWED", SteerSkewed},
+	{"STACKFS_STEER_OFF", SteerOff},
+	{"STACKFS_SLOT_TAGGED", SlotTagged},
+	{"STACKFS_SLOT_PINNED", SlotPinned},
 	{"STACKFS_RUN_DOMAIN", RunDomain},
 	{"STACKFS_IOC_VERSION", IocVersion},
 	{"STACKFS_IOC_INFO", IocInfo},
 	{"STACKFS_IOC_MSOCKET", IocMsocket},
 	{"STACKFS_IOC_RUN", IocRun},
 	{"STACKFS_IOC_RESTORE", IocRestore},
+	{"STACKFS_IOC_LISTEN", IocListen},
 }
 
 // goLayout is what layout.c prints, as the Go mirror has it.
@@ -262,6 +277,7 @@ func TestCommandsCarryTheirStructure(t *testing.T) {
 		"STACKFS_IOC_MSOCKET": {IocMsocket, 0xc2, SizeMsocket},
 		"STACKFS_IOC_RUN":     {IocRun, 0xc3, SizeRun},
 		"STACKFS_IOC_RESTORE": {IocRestore, 0xc4, SizeRestore},
+		"STACKFS_IOC_LISTEN":  {IocListen, 0xc5, SizeListen},
 	} {
 		if want := uint32(readWrite)<<30 | c.size<<16 | 'S'<<8 | c.nr; c.cmd != want {
 			t.Errorf("%s: got %#x, want %#x", name, c.cmd, want)

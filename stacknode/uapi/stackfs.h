@@ -18,7 +18,7 @@
 #include <linux/types.h>
 
 #define STACKFS_ABI_MAJOR	1
-#define STACKFS_ABI_MINOR	1
+#define STACKFS_ABI_MINOR	2
 
 /*
  * STACKFS_IOC_VERSION: ask for the ABI of the daemon. Issue it first: any
@@ -35,6 +35,8 @@ struct stackfs_version {
 
 /* version.features */
 #define STACKFS_FEATURE_CONNS	(1U << 0) /* connections are files; STACKFS_IOC_RESTORE (minor 1) */
+
+#define STACKFS_FEATURE_FAST	(1U << 1) /* STACKFS_IOC_LISTEN on stacks of kind "fast" (minor 2) */
 
 /* Kinds of stacks, as the file "type" of the node names them. */
 #define STACKFS_KIND_KERNEL	1	/* the host's own stack */
@@ -170,11 +172,108 @@ struct stackfs_restore {
 	__u32 resv[4];
 };
 
+/*
+ * STACKFS_IOC_LISTEN: make a listener one of several, one for each CPU. Only
+ * on stacks of kind "fast". Since minor 2 (STACKFS_FEATURE_FAST).
+ *
+ * The caller names a TCP socket of its own that is bound and about to listen,
+ * or listens and has SO_REUSEPORT, by number and SO_COOKIE. The daemon sets
+ * SO_REUSEPORT on it, lets connections that wait in the queue of a listener
+ * that is closed move to another one of the group, and makes clones: sockets
+ * of the same owner with the same options, bound to the same address, which
+ * do not listen yet. A clone is for one worker (a process or thread that
+ * accepts), which tags it with its CPU (SO_INCOMING_CPU), calls listen(2) on
+ * it and keeps it to itself: it is to be closed with the worker.
+ *
+ * The answer comes as by STACKFS_IOC_MSOCKET: a struct stackfs_chan_rep with
+ * seq 0 and two descriptors, the box and the page. The box is a SOCK_SEQPACKET
+ * socket in which the clones wait, one in each message (struct stackfs_clone,
+ * SCM_RIGHTS): whoever has it, children of the caller too, takes one by
+ * receiving it, without the daemon and whatever rights it has by then. Who
+ * has taken one asks for another in its place by sending STACKFS_BOX_MORE, one
+ * byte, without waiting for it; at most box_size are in the box. Clones that
+ * nobody took go with the last copy of the box. At its end of file the daemon
+ * is gone, or the group was ended: no more clones come, all others go on.
+ *
+ * The page is a sealed memfd to be mapped shared: struct stackfs_page. The
+ * workers write to it, so that they find their CPUs and see each other's
+ * load; the daemon shows it in the file status and believes none of it.
+ *
+ * EOPNOTSUPP: the stack is of another kind. EBADF: listener_fd is not open or
+ * has another cookie. ENOTSOCK, EPROTOTYPE: it is no TCP socket over IPv4 or
+ * IPv6. EPROTONOSUPPORT: it is one of MPTCP, which cannot be part of a group.
+ * EINVAL: it is not bound, is connected, or listens without SO_REUSEPORT.
+ * EXDEV: it is of another network namespace. EPERM: another user owns it.
+ * EADDRINUSE: no clone can be bound: another user has a listener there.
+ * EMFILE: the caller's uid has too many groups. EAGAIN, EACCES, ENODEV, and
+ * for reply_fd EBADF, ENOTSOCK, EPROTOTYPE: as STACKFS_IOC_MSOCKET.
+ */
+struct stackfs_listen {
+	__aligned_u64 reply_cookie;	/* in: SO_COOKIE of reply_fd */
+	__s32 reply_fd;			/* in: the end of the pair to give away */
+	__s32 listener_fd;		/* in */
+	__aligned_u64 listener_cookie;	/* in: SO_COOKIE of listener_fd */
+	__u32 flags;			/* in: none defined yet */
+	__u32 box_size;			/* out: clones in the box */
+	__u32 resv[4];
+};
+
+/* A message in the box. */
+struct stackfs_clone {
+	__aligned_u64 cookie;		/* SO_COOKIE of the socket that comes with it */
+	__u32 resv[2];
+};
+
+#define STACKFS_BOX_MORE	'm'
+
+/*
+ * The page: one slot for each CPU that the machine can have, numbered like
+ * them. All fields but the first four are read and written atomically.
+ */
+#define STACKFS_PAGE_MAGIC	0x73746670
+#define STACKFS_PAGE_VERSION	1
+
+/* page.reason: why steering is as it is. */
+#define STACKFS_STEER_NONE	0	/* there are not two workers yet */
+#define STACKFS_STEER_BALANCED	1	/* on */
+#define STACKFS_STEER_SKEWED	2	/* off: most connections arrive on few CPUs */
+#define STACKFS_STEER_OFF	3	/* off: spawn mode 0, or none of the workers has a CPU */
+
+/* slot.flags */
+#define STACKFS_SLOT_TAGGED	(1U << 0) /* its listener has SO_INCOMING_CPU */
+#define STACKFS_SLOT_PINNED	(1U << 1) /* the library pinned the worker to the CPU */
+
+struct stackfs_slot {
+	__u32 tid;			/* of the worker, in its pid namespace; 0: none */
+	__u32 flags;			/* STACKFS_SLOT_* */
+	__aligned_u64 clone;		/* cookie of its listener */
+	__aligned_u64 local;		/* accepted by it, of what arrived on this CPU */
+	__aligned_u64 remote;		/* accepted by it, of what arrived on others */
+	__aligned_u64 arrived;		/* on this CPU, whoever accepted it; may be an estimate */
+	__aligned_u64 resv[3];
+};
+
+struct stackfs_page {
+	__u32 magic;			/* STACKFS_PAGE_MAGIC */
+	__u32 version;			/* STACKFS_PAGE_VERSION */
+	__u32 slots;			/* slots that follow */
+	__u32 resv0;
+	__u32 workers;			/* slots that are taken */
+	__u32 mode;			/* spawn mode: 0, 1, 2 */
+	__u32 reason;			/* STACKFS_STEER_* */
+	__u32 resv1;
+	__aligned_u64 since;		/* of reason; CLOCK_MONOTONIC, nanoseconds */
+	__aligned_u64 shared;		/* accepted from the original listener */
+	__aligned_u64 resv2[10];
+	/* struct stackfs_slot [slots] */
+};
+
 #define STACKFS_IOC_VERSION	_IOWR('S', 0xc0, struct stackfs_version)
 #define STACKFS_IOC_INFO	_IOWR('S', 0xc1, struct stackfs_info)
 #define STACKFS_IOC_MSOCKET	_IOWR('S', 0xc2, struct stackfs_msocket)
 #define STACKFS_IOC_RUN		_IOWR('S', 0xc3, struct stackfs_run)
 #define STACKFS_IOC_RESTORE	_IOWR('S', 0xc4, struct stackfs_restore)
+#define STACKFS_IOC_LISTEN	_IOWR('S', 0xc5, struct stackfs_listen)
 
 /*
  * The channel. One message, one request; the answers come in order. A

@@ -8,7 +8,7 @@ import "structs"
 // ABI version that this package speaks.
 const (
 	ABIMajor = 1
-	ABIMinor = 1
+	ABIMinor = 2
 )
 
 // Kinds of stacks.
@@ -22,6 +22,7 @@ const (
 // Flags and results.
 const (
 	FeatureConns = 1 << 0
+	FeatureFast  = 1 << 1
 
 	InfoSelf    = 1 << 0
 	InfoForeign = 1 << 1
@@ -33,6 +34,20 @@ const (
 	ResultSelf = 1
 
 	ChanClosed = 1 << 0
+
+	// BoxMore asks for another clone in a box.
+	BoxMore = 'm'
+
+	PageMagic   = 0x73746670
+	PageVersion = 1
+
+	SteerNone     = 0
+	SteerBalanced = 1
+	SteerSkewed   = 2
+	SteerOff      = 3
+
+	SlotTagged = 1 << 0
+	SlotPinned = 1 << 1
 
 	// RunDomain is the address family by which a process under a filter
 	// hands in the ticket of a nested run.
@@ -93,6 +108,53 @@ type Restore struct {
 	ReplyFD     int32
 	Flags       uint32
 	Resv        [4]uint32
+}
+
+// Listen is the argument of IocListen.
+type Listen struct {
+	_              structs.HostLayout
+	ReplyCookie    uint64
+	ReplyFD        int32
+	ListenerFD     int32
+	ListenerCookie uint64
+	Flags          uint32
+	BoxSize        uint32
+	Resv           [4]uint32
+}
+
+// Clone is a message in the box.
+type Clone struct {
+	_      structs.HostLayout
+	Cookie uint64
+	Resv   [2]uint32
+}
+
+// Slot is the part of a page for one CPU.
+type Slot struct {
+	_       structs.HostLayout
+	Tid     uint32
+	Flags   uint32
+	Clone   uint64
+	Local   uint64
+	Remote  uint64
+	Arrived uint64
+	Resv    [3]uint64
+}
+
+// Page is the head of a page. Its slots follow.
+type Page struct {
+	_       structs.HostLayout
+	Magic   uint32
+	Version uint32
+	Slots   uint32
+	Resv0   uint32
+	Workers uint32
+	Mode    uint32
+	Reason  uint32
+	Resv1   uint32
+	Since   uint64
+	Shared  uint64
+	Resv2   [10]uint64
 }
 
 // ChanReq asks for a further socket on a channel.

@@ -56,6 +56,41 @@ int main(void)
 	FIELD(stackfs_restore, flags);
 	FIELD(stackfs_restore, resv);
 
+	STRUCT(stackfs_listen);
+	FIELD(stackfs_listen, reply_cookie);
+	FIELD(stackfs_listen, reply_fd);
+	FIELD(stackfs_listen, listener_fd);
+	FIELD(stackfs_listen, listener_cookie);
+	FIELD(stackfs_listen, flags);
+	FIELD(stackfs_listen, box_size);
+	FIELD(stackfs_listen, resv);
+
+	STRUCT(stackfs_clone);
+	FIELD(stackfs_clone, cookie);
+	FIELD(stackfs_clone, resv);
+
+	STRUCT(stackfs_slot);
+	FIELD(stackfs_slot, tid);
+	FIELD(stackfs_slot, flags);
+	FIELD(stackfs_slot, clone);
+	FIELD(stackfs_slot, local);
+	FIELD(stackfs_slot, remote);
+	FIELD(stackfs_slot, arrived);
+	FIELD(stackfs_slot, resv);
+
+	STRUCT(stackfs_page);
+	FIELD(stackfs_page, magic);
+	FIELD(stackfs_page, version);
+	FIELD(stackfs_page, slots);
+	FIELD(stackfs_page, resv0);
+	FIELD(stackfs_page, workers);
+	FIELD(stackfs_page, mode);
+	FIELD(stackfs_page, reason);
+	FIELD(stackfs_page, resv1);
+	FIELD(stackfs_page, since);
+	FIELD(stackfs_page, shared);
+	FIELD(stackfs_page, resv2);
+
 	STRUCT(stackfs_chan_req);
 	FIELD(stackfs_chan_req, seq);
 	FIELD(stackfs_chan_req, flags);
@@ -73,6 +108,7 @@ int main(void)
 	CONSTANT(STACKFS_ABI_MAJOR);
 	CONSTANT(STACKFS_ABI_MINOR);
 	CONSTANT(STACKFS_FEATURE_CONNS);
+	CONSTANT(STACKFS_FEATURE_FAST);
 	CONSTANT(STACKFS_KIND_KERNEL);
 	CONSTANT(STACKFS_KIND_NETNS);
 	CONSTANT(STACKFS_KIND_NULL);
@@ -84,11 +120,21 @@ int main(void)
 	CONSTANT(STACKFS_RESULT_SENT);
 	CONSTANT(STACKFS_RESULT_SELF);
 	CONSTANT(STACKFS_CHAN_CLOSED);
+	CONSTANT(STACKFS_BOX_MORE);
+	CONSTANT(STACKFS_PAGE_MAGIC);
+	CONSTANT(STACKFS_PAGE_VERSION);
+	CONSTANT(STACKFS_STEER_NONE);
+	CONSTANT(STACKFS_STEER_BALANCED);
+	CONSTANT(STACKFS_STEER_SKEWED);
+	CONSTANT(STACKFS_STEER_OFF);
+	CONSTANT(STACKFS_SLOT_TAGGED);
+	CONSTANT(STACKFS_SLOT_PINNED);
 	CONSTANT(STACKFS_RUN_DOMAIN);
 	CONSTANT(STACKFS_IOC_VERSION);
 	CONSTANT(STACKFS_IOC_INFO);
 	CONSTANT(STACKFS_IOC_MSOCKET);
 	CONSTANT(STACKFS_IOC_RUN);
 	CONSTANT(STACKFS_IOC_RESTORE);
+	CONSTANT(STACKFS_IOC_LISTEN);
 	return 0;
 }
