@@ -6,6 +6,7 @@ import (
 	"syscall"
 
 	"github.com/stackfs/stackfs/backends/conns"
+	"github.com/stackfs/stackfs/backends/fast"
 	"github.com/stackfs/stackfs/backends/kernel"
 	"github.com/stackfs/stackfs/backends/netns"
 	"github.com/stackfs/stackfs/backends/null"
@@ -22,6 +23,7 @@ type Env struct {
 
 var constructors = map[stacknode.Kind]func(stacknode.Spec, Env) (stacknode.Backend, error){
 	stacknode.KindKernel: func(s stacknode.Spec, e Env) (stacknode.Backend, error) { return kernel.New(s, e.Worker, e.Conns) },
+	stacknode.KindFast:   func(s stacknode.Spec, e Env) (stacknode.Backend, error) { return fast.New(s, e.Worker, e.Conns) },
 	stacknode.KindNull:   func(s stacknode.Spec, e Env) (stacknode.Backend, error) { return null.New(s, e.Worker) },
 	stacknode.KindNetns:  func(s stacknode.Spec, e Env) (stacknode.Backend, error) { return netns.New(s, e.Netns) },
 }

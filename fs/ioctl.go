@@ -30,6 +30,8 @@ func (n *stackNode) Ioctl(ctx context.Context, _ fs.FileHandle, cmd uint32, _ ui
 		reply, err = n.ioctlMsocket(ctx, in)
 	case uapi.IocRun:
 		reply, err = n.ioctlRun(ctx, in)
+	case uapi.IocListen:
+		reply, err = n.ioctlListen(ctx, in)
 	default:
 		return 0, syscall.ENOTTY
 	}
@@ -100,7 +102,7 @@ func ioctlVersion(in []byte) ([]byte, error) {
 	if err := new(uapi.Version).UnmarshalBinary(in); err != nil {
 		return nil, err
 	}
-	return (&uapi.Version{Major: uapi.ABIMajor, Minor: uapi.ABIMinor, Features: uapi.FeatureConns}).MarshalBinary()
+	return (&uapi.Version{Major: uapi.ABIMajor, Minor: uapi.ABIMinor, Features: uapi.FeatureConns | uapi.FeatureFast}).MarshalBinary()
 }
 
 func (n *stackNode) ioctlInfo(ctx context.Context, in []byte) ([]byte, error) {
@@ -150,6 +152,11 @@ func (n *stackNode) ioctlMsocket(ctx context.Context, in []byte) ([]byte, error)
 		m.Flags&uapi.MsocketMake == 0 && n.stack.Self(c) && m.Type != -1 && n.stack.Families().Has(int(m.Domain)) {
 		if err := n.stack.Admit(c); err != nil {
 			return nil, err
+		}
+		if r, ok := n.stack.Backend().(stacknode.Refuser); ok {
+			if err := r.Refuses(int(m.Domain), int(m.Type), int(m.Protocol)); err != nil {
+				return nil, err
+			}
 		}
 		m.Result = uapi.ResultSelf
 		return m.MarshalBinary()
@@ -221,6 +228,55 @@ func (n *stackNode) open(ctx context.Context, c *stacknode.Caller, conn *os.File
 		n.tree.log.Log(ctx, level, "channel not kept", "stack", n.stack.Name(), "err", err)
 	}
 	return mine == conn, nil
+}
+
+func (n *stackNode) ioctlListen(ctx context.Context, in []byte) ([]byte, error) {
+	var l uapi.Listen
+	if err := l.UnmarshalBinary(in); err != nil {
+		return nil, err
+	}
+	spawner, ok := n.stack.Backend().(stacknode.Spawner)
+	if !ok {
+		return nil, fmt.Errorf("a stack of kind %s has no clones of listeners: %w", n.stack.Kind(), syscall.EOPNOTSUPP)
+	}
+	p, c, done, err := n.pend(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	if err := n.stack.Admit(c); err != nil {
+		return nil, err
+	}
+	conn, err := p.FetchFD(c.PID, int(l.ReplyFD), peer.IsSocket, syscall.ENOTSOCK)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	if err := peer.CheckReply(conn, l.ReplyCookie); err != nil {
+		return nil, err
+	}
+	sock, err := p.FetchFD(c.PID, int(l.ListenerFD), peer.IsSocket, syscall.ENOTSOCK)
+	if err != nil {
+		return nil, err
+	}
+	defer sock.Close()
+	if err := peer.CheckCookie(sock, l.ListenerCookie); err != nil {
+		return nil, err
+	}
+	spawned, err := spawner.Spawn(ctx, c, sock)
+	if err != nil {
+		return nil, err
+	}
+	defer spawned.Close()
+	msg, err := (&uapi.ChanRep{}).MarshalBinary()
+	if err != nil {
+		return nil, err
+	}
+	if err := peer.SendReply(conn, msg, spawned.Box, spawned.Page); err != nil {
+		return nil, err
+	}
+	l.BoxSize = uint32(spawned.Size)
+	return l.MarshalBinary()
 }
 
 var errNoListener = fmt.Errorf("no seccomp listener: %w", syscall.EINVAL)

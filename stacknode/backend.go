@@ -39,6 +39,37 @@ type RunServer interface {
 	ServeRun(run *Run) error
 }
 
+// A Spawner makes listeners ones of several, one for each CPU; see
+// STACKFS_IOC_LISTEN in stackfs.h.
+type Spawner interface {
+	// Spawn makes clones of sock, a socket of caller's that is about to
+	// listen. It borrows sock; the caller of Spawn owns the result.
+	Spawn(ctx context.Context, caller *Caller, sock *os.File) (*Spawned, error)
+}
+
+// Spawned is what the program of a listener gets.
+type Spawned struct {
+	Box  *os.File // clones wait in it
+	Page *os.File // memory that the workers share
+	Size int      // how many clones wait in the box at most
+}
+
+// Close closes both files.
+func (s *Spawned) Close() error {
+	err := s.Box.Close()
+	if perr := s.Page.Close(); err == nil {
+		err = perr
+	}
+	return err
+}
+
+// A Refuser refuses sockets that the caller would else make himself, where
+// the stack is his own namespace.
+type Refuser interface {
+	// Refuses returns the errno that socket(2) is to have, or nil.
+	Refuses(domain, typ, proto int) error
+}
+
 // A Drainer can refuse new sockets while its stack is being removed; the
 // error is then ErrClosed.
 type Drainer interface {

@@ -29,7 +29,7 @@ const (
 type Origin string
 
 const (
-	OriginBuiltin  Origin = "builtin"  // kernel, null: always there
+	OriginBuiltin  Origin = "builtin"  // kernel, fast, null: always there
 	OriginConfig   Origin = "config"   // the configuration file
 	OriginRuntime  Origin = "runtime"  // mkdir or ctl
 	OriginDiscover Origin = "discover" // a named namespace of ip-netns(8)
@@ -69,7 +69,18 @@ type Spec struct {
 	Grants   []Grant
 	Netns    NetnsSpec
 	Conns    ConnsSpec
+	Fast     FastSpec
 }
+
+// A FastSpec are the options of a fast stack.
+type FastSpec struct {
+	Spawn         int  // mode: 0 no clones, 1 for workers bound to a CPU, 2 workers are bound
+	MPTCP         bool // IPPROTO_MPTCP is allowed; such listeners have no clones
+	MigrateSysctl bool // where BPF does not work: net.ipv4.tcp_migrate_req = 1
+}
+
+// SpawnPin is the mode in which workers are bound to CPUs.
+const SpawnPin = 2
 
 // A Visibility says who sees the connections of a stack.
 type Visibility string

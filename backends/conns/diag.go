@@ -147,9 +147,12 @@ func (r *diagRequest) Serialize() []byte { return r[:] }
 // dump calls fn for every TCP socket of the namespace of the calling thread.
 // The kernel walks its tables while they change: a socket may be missing only
 // if it came or went meanwhile, and one may be there twice.
-func dump(fn func(entry)) error {
+func dump(fn func(entry)) error { return dumpStates(allStates, fn) }
+
+// dumpStates is dump for the sockets in some states: 1 << state for each.
+func dumpStates(states uint32, fn func(entry)) error {
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		err := request(nil, newDiagRequest(family, allStates), nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP, func(b []byte) error {
+		err := request(nil, newDiagRequest(family, states), nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP, func(b []byte) error {
 			e, _, err := parseEntry(b)
 			if err == nil {
 				fn(e)

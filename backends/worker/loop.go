@@ -284,8 +284,8 @@ func (l *loop) plainSocket(uid, gid uint32, domain, typ, proto int) (fd int, err
 	if l.w.refuses() {
 		return -1, unix.ENODEV
 	}
-	if !l.w.cfg.Families.Has(domain) {
-		return -1, unix.EAFNOSUPPORT
+	if err := l.w.lacks(domain, proto); err != nil {
+		return -1, Errno(err)
 	}
 	if err := l.become(uid, gid); err != nil {
 		l.log.Error("take on the caller's identity", "uid", uid, "err", err)

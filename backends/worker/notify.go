@@ -80,7 +80,7 @@ func (r *runItem) ready(l *loop, events uint32) bool {
 // stack, and those that the caller may make itself.
 func (r *runItem) quick(l *loop, n *Notif) bool {
 	domain, typ, proto := int(int32(n.Args[0])), int(int32(n.Args[1])), int(int32(n.Args[2]))
-	if isSocketcall(n) || r.run.Nested() || !r.run.Families.Has(domain) || !l.w.cfg.Families.Has(domain) {
+	if isSocketcall(n) || r.run.Nested() || !r.run.Families.Has(domain) || l.w.lacks(domain, proto) != nil {
 		return false
 	}
 	if l.w.cfg.OnlySelf {
@@ -216,8 +216,8 @@ func (r *runItem) decide(n *Notif) (fd, typ int, err error) {
 		if w.refuses() {
 			return -1, 0, stacknode.ErrClosed
 		}
-		if !w.cfg.Families.Has(domain) {
-			return -1, 0, stacknode.ErrNotSupported
+		if err := w.lacks(domain, proto); err != nil {
+			return -1, 0, err
 		}
 		return own()
 	}

@@ -25,6 +25,8 @@ type Config struct {
 	// OnlySelf refuses callers that are in another namespace, and lets
 	// those under a run make their sockets themselves.
 	OnlySelf bool
+	// NoMPTCP refuses IPPROTO_MPTCP with EPROTONOSUPPORT.
+	NoMPTCP bool
 	// Gone makes every request fail with stacknode.ErrClosed.
 	Gone bool
 	Env
@@ -145,8 +147,8 @@ func (w *Worker) socket(caller *stacknode.Caller, domain, typ, proto int) (fd in
 	if w.refuses() {
 		return -1, stacknode.ErrClosed
 	}
-	if !w.cfg.Families.Has(domain) {
-		return -1, stacknode.ErrNotSupported
+	if err := w.lacks(domain, proto); err != nil {
+		return -1, err
 	}
 	if err := w.enter(); err != nil {
 		return -1, err
@@ -169,6 +171,17 @@ func (w *Worker) socket(caller *stacknode.Caller, domain, typ, proto int) (fd in
 		return -1, err
 	}
 	return fd, err
+}
+
+// lacks returns the error for a socket that the stack has not.
+func (w *Worker) lacks(domain, proto int) error {
+	switch {
+	case !w.cfg.Families.Has(domain):
+		return stacknode.ErrNotSupported
+	case w.cfg.NoMPTCP && proto == unix.IPPROTO_MPTCP:
+		return unix.EPROTONOSUPPORT
+	}
+	return nil
 }
 
 // special makes a socket that asks for rights, or for a module of the

@@ -12,14 +12,14 @@ import (
 
 // Modes of what the configuration does not mention.
 const (
-	modeBuiltin fs.FileMode = 0o755 // kernel, null: everybody has them anyway
+	modeBuiltin fs.FileMode = 0o755 // kernel, fast, null: everybody has them anyway
 	modeStack   fs.FileMode = 0o700 // any other stack
 )
 
 // A config is a configuration file, checked and with every default filled
 // in. stackfs.toml(5) explains the keys.
 type config struct {
-	// Builtin has kernel and null, in this order, as the file tunes them.
+	// Builtin has kernel, fast and null, in this order, as the file tunes them.
 	Builtin []stacknode.Spec
 	// Stacks has the other stacks, by name.
 	Stacks []stacknode.Spec
@@ -44,7 +44,7 @@ type access struct {
 // defaultConfiguration is what an empty file means.
 func defaultConfiguration() *config {
 	return &config{
-		Builtin:    []stacknode.Spec{builtinSpec(stacknode.KindKernel), builtinSpec(stacknode.KindNull)},
+		Builtin:    []stacknode.Spec{builtinSpec(stacknode.KindKernel), builtinSpec(stacknode.KindFast), builtinSpec(stacknode.KindNull)},
 		Checkpoint: engineAuto,
 		StateDir:   defaultStateDir,
 		Discover:   true,
@@ -69,7 +69,11 @@ func (c *config) drop(name string) {
 }
 
 func builtinSpec(kind stacknode.Kind) stacknode.Spec {
-	return stacknode.Spec{Name: string(kind), Kind: kind, Mode: modeBuiltin}
+	spec := stacknode.Spec{Name: string(kind), Kind: kind, Mode: modeBuiltin}
+	if kind == stacknode.KindFast {
+		spec.Fast.Spawn = stacknode.SpawnPin
+	}
+	return spec
 }
 
 // loadConfig reads and checks the configuration at path. Every error that
@@ -104,12 +108,9 @@ func parseConfig(file string, text []byte, lookup userLookup) (*config, error) {
 	sort.Strings(names)
 	for _, name := range names {
 		spec := src.stack("stack."+quoteKey(name), name, raw.Stack[name], lookup)
-		switch spec.Name {
-		case stacknode.NameKernel:
-			cfg.Builtin[0] = spec
-		case stacknode.NameNull:
-			cfg.Builtin[1] = spec
-		default:
+		if i := slices.IndexFunc(cfg.Builtin, func(b stacknode.Spec) bool { return b.Name == spec.Name }); i >= 0 {
+			cfg.Builtin[i] = spec
+		} else {
 			cfg.Stacks = append(cfg.Stacks, spec)
 		}
 	}

@@ -50,6 +50,9 @@ type fileStack struct {
 	Sysctl     sysctls     `toml:"sysctl"`
 	MPTCP      *bool       `toml:"mptcp"`
 	Uplink     *fileUplink `toml:"uplink"`
+
+	Spawn         *int64 `toml:"spawn"`
+	MigrateSysctl *bool  `toml:"migrate_sysctl"`
 }
 
 func (f fileStack) accessKeys() accessKeys { return accessKeys{f.Mode, f.Owner, f.Group} }

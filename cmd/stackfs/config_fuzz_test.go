@@ -35,8 +35,8 @@ func FuzzConfig(f *testing.F) {
 			}
 			return
 		}
-		if len(cfg.Builtin) != 2 {
-			t.Fatalf("got %d builtin stacks, want 2", len(cfg.Builtin))
+		if len(cfg.Builtin) != 3 {
+			t.Fatalf("got %d builtin stacks, want 3", len(cfg.Builtin))
 		}
 		for _, s := range cfg.Stacks {
 			if s.Kind == "" || s.Mode&^0o777 != 0 {

@@ -12,16 +12,21 @@ import (
 )
 
 // keysOfKind are the keys that a [stack.NAME] table may have besides
-// backend, mode, owner and group. A netns has all but foreign.
+// backend, mode, owner and group. A netns has all but foreign
+// and those of fast stacks.
 func keysOfKind(kind stacknode.Kind) []string {
 	keys := []string{"backend", "mode", "owner", "group"}
 	switch kind {
 	case stacknode.KindKernel:
 		return append(keys, "foreign", "grant", "connections", "restore_from")
+	case stacknode.KindFast:
+		return append(keys, "foreign", "grant", "connections", "restore_from", "spawn", "mptcp", "migrate_sysctl")
 	case stacknode.KindNull:
 		return keys
 	}
-	return slices.DeleteFunc(tomlKeys(reflect.TypeFor[fileStack]()), func(k string) bool { return k == "foreign" })
+	return slices.DeleteFunc(tomlKeys(reflect.TypeFor[fileStack]()), func(k string) bool {
+		return k == "foreign" || k == "spawn" || k == "migrate_sysctl"
+	})
 }
 
 // stack makes the spec of one stack; key is the path of its table. Whatever
@@ -36,7 +41,7 @@ func (s *source) stack(key, name string, f fileStack, lookup userLookup) stackno
 		return spec
 	}
 	spec.Kind = kind
-	if name == stacknode.NameKernel || name == stacknode.NameNull {
+	if name == stacknode.NameKernel || name == stacknode.NameNull || name == stacknode.NameFast {
 		spec = builtinSpec(kind)
 	}
 	s.onlyKeys(key, keysOfKind(kind), f, fmt.Sprintf("a stack of backend %q has no such key", kind))
@@ -49,9 +54,26 @@ func (s *source) stack(key, name string, f fileStack, lookup userLookup) stackno
 		spec.Grants = append(spec.Grants, s.grant(fmt.Sprintf("%s.grant[%d]", key, i), g, lookup))
 	}
 	spec.Conns = s.conns(key, name, f)
-	if kind == stacknode.KindNetns {
+	switch kind {
+	case stacknode.KindNetns:
 		spec.Netns = s.netns(key, f)
+	case stacknode.KindFast:
+		spec.Fast = s.fast(key, f)
 	}
+	return spec
+}
+
+// fast reads the options of a fast stack.
+func (s *source) fast(key string, f fileStack) stacknode.FastSpec {
+	spec := stacknode.FastSpec{Spawn: stacknode.SpawnPin}
+	if f.Spawn != nil {
+		if *f.Spawn < 0 || *f.Spawn > stacknode.SpawnPin {
+			s.bad(key+".spawn", "%d is no mode: 0 (off), 1 (workers that are bound to a CPU), 2 (workers are bound)", *f.Spawn)
+		}
+		spec.Spawn = int(*f.Spawn)
+	}
+	spec.MPTCP = f.MPTCP != nil && *f.MPTCP
+	spec.MigrateSysctl = f.MigrateSysctl != nil && *f.MigrateSysctl
 	return spec
 }
 
@@ -75,7 +97,7 @@ func (s *source) kind(key, name string, f fileStack) (stacknode.Kind, bool) {
 		switch given {
 		case stacknode.KindKernel, stacknode.KindNetns, stacknode.KindNull, stacknode.KindFast:
 		default:
-			s.bad(key, "unknown backend %q%s", given, didYouMean(*f.Backend, []string{"kernel", "netns", "null"}))
+			s.bad(key, "unknown backend %q%s", given, didYouMean(*f.Backend, []string{"kernel", "netns", "fast", "null"}))
 			return "", false
 		}
 		if fixed && given != kind {
@@ -83,10 +105,6 @@ func (s *source) kind(key, name string, f fileStack) (stacknode.Kind, bool) {
 			return "", false
 		}
 		kind = given
-	}
-	if kind == stacknode.KindFast {
-		s.bad(key, "the backend %q is not in this version", kind)
-		return "", false
 	}
 	return kind, true
 }

@@ -18,6 +18,7 @@ func TestEmptyConfigurationIsTheDefault(t *testing.T) {
 	want := &config{
 		Builtin: []stacknode.Spec{
 			{Name: "kernel", Kind: stacknode.KindKernel, Mode: 0o755},
+			{Name: "fast", Kind: stacknode.KindFast, Mode: 0o755, Fast: stacknode.FastSpec{Spawn: 2}},
 			{Name: "null", Kind: stacknode.KindNull, Mode: 0o755},
 		},
 		Checkpoint: engineAuto,
@@ -97,6 +98,11 @@ uplink = { type = "macvlan", parent = "eth0" }
 backend = "kernel"
 connections = "all"
 
+[stack.fast]
+spawn = 1
+mptcp = true
+migrate_sysctl = true
+
 [stack.kernel]
 foreign = true
 connections = "off"
@@ -118,6 +124,7 @@ group = "net"
 		Builtin: []stacknode.Spec{
 			{Name: "kernel", Kind: "kernel", Mode: 0o711, Foreign: true, Grants: []stacknode.Grant{{UIDs: []uint32{1000}, Packet: true}},
 				Conns: stacknode.ConnsSpec{Visible: stacknode.VisibleOff, RestoreFrom: []string{"lab"}}},
+			{Name: "fast", Kind: "fast", Mode: 0o755, Fast: stacknode.FastSpec{Spawn: 1, MPTCP: true, MigrateSysctl: true}},
 			{Name: "null", Kind: "null", Mode: 0o755, GID: 100},
 		},
 		Stacks: []stacknode.Spec{
@@ -197,8 +204,10 @@ func TestMistakesInAConfigurationAreNamed(t *testing.T) {
 		// Names and backends.
 		{"[stack.ctl]", "f:1: stack.ctl: the name \"ctl\" has a meaning of its own"},
 		{"[stack.'a/b']", `f:1: stack."a/b": the name "a/b" has a slash`},
-		{"[stack.fast]", `f:1: stack.fast: the backend "fast" is not in this version`},
-		{"[stack.a]\nbackend = \"fast\"", `f:2: stack.a.backend: the backend "fast" is not in this version`},
+		{"[stack.fast]\nlo = true", `f:2: stack.fast.lo: a stack of backend "fast" has no such key`},
+		{"[stack.fast]\nspawn = 3", `f:2: stack.fast.spawn: 3 is no mode: 0 (off), 1 (workers that are bound to a CPU), 2 (workers are bound)`},
+		{"[stack.fast]\nbackend = \"kernel\"", `f:2: stack.fast.backend: the stack fast is always of backend "fast"`},
+		{"[stack.a]\nspawn = 1", `f:2: stack.a.spawn: a stack of backend "netns" has no such key`},
 		{"[stack.a]\nbackend = \"nets\"", `f:2: stack.a.backend: unknown backend "nets" (did you mean "netns"?)`},
 		{"[stack.null]\nbackend = \"netns\"", `f:2: stack.null.backend: the stack null is always of backend "null"`},
 		{"[stack.kernel]\nlo = true", `f:2: stack.kernel.lo: a stack of backend "kernel" has no such key`},

@@ -22,6 +22,23 @@ func CheckReply(f *os.File, cookie uint64) error {
 	return err
 }
 
+// CheckCookie checks that f is the socket with that SO_COOKIE. Returns EBADF if
+// it is not: the caller has exchanged it meanwhile.
+func CheckCookie(f *os.File, cookie uint64) error {
+	var got uint64
+	var err error
+	cerr := control(f, func(fd int) { got, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE) })
+	switch {
+	case cerr != nil:
+		return cerr
+	case err != nil:
+		return os.NewSyscallError("getsockopt SO_COOKIE", err)
+	case got != cookie:
+		return fmt.Errorf("the socket has cookie %d, not %d: %w", got, cookie, unix.EBADF)
+	}
+	return nil
+}
+
 func checkReply(fd int, cookie uint64) error {
 	domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
 	if err != nil {

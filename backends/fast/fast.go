@@ -1,0 +1,143 @@
+package fast
+
+import (
+	"errors"
+	"log/slog"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/stackfs/stackfs/backends/conns"
+	"github.com/stackfs/stackfs/backends/worker"
+	"github.com/stackfs/stackfs/stacknode"
+)
+
+// groupsPerUser is how many listeners of a user may have clones at a time.
+const groupsPerUser = 64
+
+// Fast is the stack of the network namespace that the daemon is in, whose
+// listeners may have clones.
+type Fast struct {
+	*worker.Worker
+	*conns.Stack
+	spec    stacknode.Spec
+	log     *slog.Logger
+	migrate migrator
+	quota   *stacknode.Quota
+
+	mu     sync.Mutex // guards the fields below
+	groups map[*group]bool
+	watch  *watch // nil: there are no groups
+	closed bool
+}
+
+var (
+	_ stacknode.Backend       = (*Fast)(nil)
+	_ stacknode.OwnNamespace  = (*Fast)(nil)
+	_ stacknode.ChannelServer = (*Fast)(nil)
+	_ stacknode.RunServer     = (*Fast)(nil)
+	_ stacknode.Drainer       = (*Fast)(nil)
+	_ stacknode.Counter       = (*Fast)(nil)
+	_ stacknode.Checkpointer  = (*Fast)(nil)
+	_ stacknode.Describer     = (*Fast)(nil)
+	_ stacknode.Spawner       = (*Fast)(nil)
+)
+
+// New returns the fast stack of the daemon's namespace. Unless spec.Foreign,
+// it serves only callers of that same namespace, as the stack kernel does.
+func New(spec stacknode.Spec, env worker.Env, cenv conns.Env) (*Fast, error) {
+	w, err := worker.New(worker.Config{
+		Families: stacknode.InternetFamilies,
+		Grants:   spec.Grants,
+		OnlySelf: !spec.Foreign,
+		NoMPTCP:  !spec.Fast.MPTCP,
+		Env:      env,
+	})
+	if err != nil {
+		return nil, err
+	}
+	log := cenv.Log
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	f := &Fast{
+		Worker: w, spec: spec, log: log.With("stack", spec.Name),
+		quota: stacknode.NewQuota(groupsPerUser), groups: map[*group]bool{},
+	}
+	f.Stack = conns.New(conns.Config{
+		Stack: spec.Name, Worker: w, Grants: spec.Grants, RestoreFrom: spec.Conns.RestoreFrom,
+		OnlySelf: !spec.Foreign, Env: cenv,
+	})
+	f.migrate.open(spec.Fast.MigrateSysctl, w.Do, f.log)
+	return f, nil
+}
+
+// Foreign tells whether callers of other namespaces are served.
+func (f *Fast) Foreign() bool { return f.spec.Foreign }
+
+// Refuses tells why a caller may not make such a socket himself, where the
+// stack is his own namespace. MPTCP listeners cannot be part of a group; a
+// program that asks for MPTCP takes TCP when it is not there.
+func (f *Fast) Refuses(domain, typ, proto int) error {
+	if proto == unix.IPPROTO_MPTCP && !f.spec.Fast.MPTCP {
+		return unix.EPROTONOSUPPORT
+	}
+	return nil
+}
+
+// Close implements stacknode.Backend. The listeners and their clones go on.
+func (f *Fast) Close() error {
+	f.mu.Lock()
+	f.closed = true
+	groups, watch := f.groups, f.watch
+	f.groups, f.watch = nil, nil
+	f.mu.Unlock()
+	for g := range groups {
+		g.close()
+	}
+	if watch != nil {
+		watch.close()
+	}
+	return errors.Join(f.migrate.close(), f.Stack.Close(), f.Worker.Close())
+}
+
+// add makes g one of the groups that are watched.
+func (f *Fast) add(g *group) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return stacknode.ErrClosed
+	}
+	f.groups[g] = true
+	if f.watch == nil {
+		f.watch = startWatch(f)
+	}
+	return nil
+}
+
+// drop forgets a group that has ended.
+func (f *Fast) drop(g *group) {
+	f.mu.Lock()
+	delete(f.groups, g)
+	watch := f.watch
+	if len(f.groups) > 0 {
+		watch = nil
+	} else {
+		f.watch = nil
+	}
+	f.mu.Unlock()
+	if watch != nil {
+		watch.close()
+	}
+}
+
+// all returns the groups there are.
+func (f *Fast) all() []*group {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	list := make([]*group, 0, len(f.groups))
+	for g := range f.groups {
+		list = append(list, g)
+	}
+	return list
+}
