@@ -20,6 +20,7 @@ build/stackfs: FORCE
 
 shim:
 	$(MAKE) -C stacknode/shim all
+	$(MAKE) -C stacknode/fsocket all
 
 # The main job, shown on a fresh machine: installs what it needs.
 demo:

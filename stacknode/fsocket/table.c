@@ -1,0 +1,335 @@
+// SPDX-License-Identifier: MIT
+/*
+ * table.c: which descriptors are listeners with clones.
+ */
+#include <netinet/in.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+
+#include "../shim/sys.h"
+#include "fsocket.h"
+
+#define NODE	"/dev/net/fast"
+
+/* Descriptors that a program may have been started with as listeners. */
+#define INHERITED	64
+
+_Atomic(struct record *) table[TABLE_SIZE];
+bool enabled;
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static const char *node = NODE;
+static bool verbose;
+static _Atomic(bool) inherited[INHERITED];
+
+void table_lock(void)
+{
+	pthread_mutex_lock(&lock);
+}
+
+void table_unlock(void)
+{
+	pthread_mutex_unlock(&lock);
+}
+
+void debug(const char *format, ...)
+{
+	char text[256];
+	va_list args;
+	int n;
+
+	if (!verbose)
+		return;
+	n = snprintf(text, sizeof(text), "libfsocket[%d]: ", getpid());
+	va_start(args, format);
+	vsnprintf(text + n, sizeof(text) - n, format, args);
+	va_end(args);
+	dprintf(STDERR_FILENO, "%s\n", text);
+}
+
+static int option(int fd, int level, int name)
+{
+	int value = -1;
+	socklen_t len = sizeof(value);
+
+	return SYS(getsockopt, fd, level, name, &value, &len) < 0 ? -1 : value;
+}
+
+/* A TCP socket; listens: whether it does already. */
+static bool is_tcp(int fd, bool listens)
+{
+	int domain = option(fd, SOL_SOCKET, SO_DOMAIN);
+
+	return (domain == AF_INET || domain == AF_INET6) && option(fd, SOL_SOCKET, SO_TYPE) == SOCK_STREAM &&
+	       option(fd, SOL_SOCKET, SO_PROTOCOL) == IPPROTO_TCP && option(fd, SOL_SOCKET, SO_ACCEPTCONN) == listens;
+}
+
+/* The record of a number, which is not in use. Called with the lock held. */
+static struct record *record_place(int fd)
+{
+	struct record *r = atomic_load(&table[fd]);
+
+	if (r)
+		return r;
+	r = mmap(NULL, sizeof(*r), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (r == MAP_FAILED)
+		return NULL;
+	r->fd = fd;
+	r->box = -1;
+	atomic_store_explicit(&table[fd], r, memory_order_release);
+	return r;
+}
+
+static void page_unmap(struct record *r)
+{
+	struct stackfs_page *p = atomic_exchange(&r->page, NULL);
+
+	if (p)
+		munmap(p, sizeof(*p) + p->slots * sizeof(struct stackfs_slot));
+}
+
+/* Asks for clones; if there are none to be had the program goes on alone. */
+void record_make(int fd, int backlog)
+{
+	struct spawned got = { .box = -1 };
+	struct record *r;
+	uint64_t cookie;
+	int ret;
+
+	if ((unsigned int)fd >= TABLE_SIZE)
+		return;
+	cookie = fd_cookie(fd);
+	ret = node_listen(node, fd, cookie, &got);
+	if (ret) {
+		debug("listener %d has no clones: %s: %s", fd, node, strerror(-ret));
+		return;
+	}
+	table_lock();
+	r = record_place(fd);
+	if (!r || atomic_load(&r->gen) & 1) {
+		fd_close(got.box);
+		munmap(got.page, sizeof(*got.page) + got.page->slots * sizeof(struct stackfs_slot));
+		table_unlock();
+		return;
+	}
+	page_unmap(r);	/* of the listener that had this number before */
+	r->cookie = cookie;
+	r->backlog = backlog;
+	r->box = got.box;
+	r->box_cookie = fd_cookie(got.box);
+	atomic_store(&r->forced, false);
+	atomic_store(&r->blocking, false);
+	atomic_store(&r->page, got.page);
+	atomic_fetch_add_explicit(&r->gen, 1, memory_order_release);
+	table_unlock();
+	debug("listener %d may have clones", fd);
+}
+
+struct record *record_find(int fd)
+{
+	struct record *r = record_of(fd);
+
+	if (r || !enabled || (unsigned int)fd >= INHERITED || !atomic_load_explicit(&inherited[fd], memory_order_relaxed))
+		return r;
+	if (!atomic_exchange(&inherited[fd], false) || !is_tcp(fd, true))
+		return NULL;
+	record_make(fd, SOMAXCONN);
+	return record_of(fd);
+}
+
+/* Called with the lock held. */
+static void record_end(struct record *r)
+{
+	atomic_fetch_add_explicit(&r->gen, 1, memory_order_release);
+	for (struct seat *s = atomic_load(&r->seats); s; s = s->next)
+		seat_leave(r, s);
+	if (r->box >= 0 && fd_cookie(r->box) == r->box_cookie)
+		fd_close(r->box);
+	r->box = -1;
+}
+
+void record_drop(int fd)
+{
+	struct record *r;
+
+	table_lock();
+	r = record_of(fd);
+	if (r)
+		record_end(r);
+	table_unlock();
+}
+
+/* The program closes what is not a listener of its own, but may be ours. */
+void record_lost(int fd)
+{
+	for (int i = 0; i < TABLE_SIZE; i++) {
+		struct record *r = record_of(i);
+
+		if (!r)
+			continue;
+		if (r->box == fd)
+			r->box = -1;
+		for (struct seat *s = atomic_load(&r->seats); s; s = s->next) {
+			int clone = fd;
+
+			atomic_compare_exchange_strong(&s->clone, &clone, -1);
+		}
+	}
+}
+
+void record_backlog(struct record *r, int backlog)
+{
+	table_lock();
+	r->backlog = backlog;
+	for (struct seat *s = atomic_load(&r->seats); s; s = s->next) {
+		int clone = atomic_load(&s->clone);
+
+		if (clone >= 0)
+			SYS(listen, clone, backlog);
+	}
+	table_unlock();
+}
+
+void record_shutdown(struct record *r, int how)
+{
+	for (struct seat *s = atomic_load(&r->seats); s; s = s->next) {
+		int clone = atomic_load(&s->clone);
+
+		if (clone >= 0)
+			SYS(shutdown, clone, how);
+	}
+}
+
+/* ---- the hooks that make and end listeners ---- */
+
+hook int listen(int fd, int backlog)
+{
+	struct record *r = record_find(fd);
+	int ret;
+
+	if (r) {
+		ret = REAL(listen)(fd, backlog);
+		if (!ret)
+			record_backlog(r, backlog);
+		return ret;
+	}
+	/* A program with a group of its own knows what it does. */
+	if (enabled && is_tcp(fd, false) && !option(fd, SOL_SOCKET, SO_REUSEPORT))
+		record_make(fd, backlog);
+	ret = REAL(listen)(fd, backlog);
+	if (ret) {
+		int err = errno;
+
+		record_drop(fd);
+		errno = err;
+	}
+	return ret;
+}
+
+hook int close(int fd)
+{
+	if (record_of(fd)) {
+		int err = errno;
+
+		record_drop(fd);
+		errno = err;
+	}
+	return REAL(close)(fd);
+}
+
+hook int shutdown(int fd, int how)
+{
+	struct record *r = record_of(fd);
+
+	if (r)
+		record_shutdown(r, how);
+	return REAL(shutdown)(fd, how);
+}
+
+hook int dup2(int old, int new)
+{
+	if (old != new && record_of(new))
+		record_drop(new);
+	return REAL(dup2)(old, new);
+}
+
+hook int dup3(int old, int new, int flags)
+{
+	if (old != new && record_of(new))
+		record_drop(new);
+	return REAL(dup3)(old, new, flags);
+}
+
+static void range_closed(unsigned int first, unsigned int last)
+{
+	for (unsigned int fd = first; fd <= last && fd < TABLE_SIZE; fd++) {
+		if (record_of(fd))
+			record_drop(fd);
+	}
+}
+
+hook int close_range(unsigned int first, unsigned int last, int flags)
+{
+	if (enabled && !flags)
+		range_closed(first, last);
+	return REAL(close_range)(first, last, flags);
+}
+
+hook void closefrom(int first)
+{
+	if (enabled)
+		range_closed(first < 0 ? 0 : first, TABLE_SIZE - 1);
+	REAL(closefrom)(first);
+}
+
+/* ---- start and fork ---- */
+
+static void before_fork(void)
+{
+	table_lock();
+}
+
+static void after_fork(void)
+{
+	table_unlock();
+}
+
+static void child_of_fork(void)
+{
+	pthread_mutex_init(&lock, NULL);
+	seats_forked();
+}
+
+static void find_inherited(void)
+{
+	for (int fd = STDIN_FILENO; fd < INHERITED; fd++) {
+		if (option(fd, SOL_SOCKET, SO_ACCEPTCONN) == 1 && option(fd, SOL_SOCKET, SO_REUSEPORT) == 1)
+			atomic_store(&inherited[fd], true);
+	}
+}
+
+static __attribute__((constructor)) void start(void)
+{
+	const char *path = getenv("STACKFS_FAST");
+
+	real_find_all();
+	verbose = getenv("FSOCKET_DEBUG") != NULL;
+	if (path) {
+		/* Programs write over their environment to change their title. */
+		node = strdup(path);
+		if (!node)
+			return;
+	}
+	if (SYS(faccessat, AT_FDCWD, node, F_OK)) {
+		debug("there is no %s: the program runs as without me", node);
+		return;
+	}
+	enabled = true;
+	find_inherited();
+	pthread_atfork(before_fork, after_fork, child_of_fork);
+}
