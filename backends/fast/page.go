@@ -20,9 +20,9 @@ const maxSlots = 1024
 // what they like: nothing that matters is decided by it.
 type page struct {
 	slots int
-	mem   []byte
 
-	closing sync.Once
+	mu  sync.RWMutex // guards mem, which is not to be unmapped while it is read
+	mem []byte       // nil: closed
 }
 
 // newPage makes a page and the file of it. The page stays mapped as long as
@@ -66,7 +66,12 @@ func (p *page) fill(fd, mode int) error {
 }
 
 func (p *page) close() {
-	p.closing.Do(func() { _ = unix.Munmap(p.mem) })
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.mem != nil {
+		_ = unix.Munmap(p.mem)
+		p.mem = nil
+	}
 }
 
 // A slotView is what a slot says, at one moment of each field.
@@ -79,6 +84,11 @@ type slotView struct {
 
 // slotViews returns the slots that are or were in use.
 func (p *page) slotViews() []slotView {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	if p.mem == nil {
+		return nil
+	}
 	var list []slotView
 	for cpu := range p.slots {
 		s := (*uapi.Slot)(unsafe.Pointer(&p.mem[uapi.SizePage+cpu*uapi.SizeSlot]))
@@ -101,6 +111,11 @@ type headView struct {
 }
 
 func (p *page) headView() headView {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	if p.mem == nil {
+		return headView{}
+	}
 	h := (*uapi.Page)(unsafe.Pointer(&p.mem[0]))
 	v := headView{workers: atomic.LoadUint32(&h.Workers), reason: atomic.LoadUint32(&h.Reason), shared: atomic.LoadUint64(&h.Shared)}
 	var now unix.Timespec

@@ -25,23 +25,19 @@ static bool nothing(int fd)
 
 /*
  * A blocking accept of the original could not be left when the clone has
- * something. So it is made non-blocking, for all who have it, and those who
- * think that it blocks wait here; fcntl shows what they think.
+ * something. So it is made non-blocking, for all processes that have it, and
+ * those who think that it blocks wait here; fcntl shows what they think.
  */
 static void force(struct record *r)
 {
-	int mode = SYS(fcntl, r->fd, F_GETFL, 0);
+	int mode;
 
-	if (atomic_load_explicit(&r->forced, memory_order_relaxed) || mode < 0)
+	if (!atomic_load_explicit(&r->blocking, memory_order_relaxed) || atomic_load(&r->forced))
 		return;
-	table_lock();
-	if (!atomic_load(&r->forced)) {
-		atomic_store(&r->blocking, !(mode & O_NONBLOCK));
-		if (!(mode & O_NONBLOCK))
-			SYS(fcntl, r->fd, F_SETFL, mode | O_NONBLOCK);
-		atomic_store(&r->forced, true);
-	}
-	table_unlock();
+	mode = SYS(fcntl, r->fd, F_GETFL, 0);
+	if (mode >= 0 && !(mode & O_NONBLOCK))
+		SYS(fcntl, r->fd, F_SETFL, mode | O_NONBLOCK);
+	atomic_store(&r->forced, true);
 }
 
 /* Milliseconds that a blocking accept may take; -1: for ever. */
@@ -148,21 +144,13 @@ static bool others_wait(struct record *r)
 	return false;
 }
 
-/* Does the program think that the original blocks? */
-static bool blocks(struct record *r)
-{
-	if (atomic_load_explicit(&r->forced, memory_order_relaxed))
-		return atomic_load_explicit(&r->blocking, memory_order_relaxed);
-	return !(SYS(fcntl, r->fd, F_GETFL, 0) & O_NONBLOCK);
-}
-
 static int accept_from(struct record *r, struct sockaddr *addr, socklen_t *len, int flags)
 {
 	struct seat *s = seat_known(r);
 	int fd;
 
 	if (!s) {
-		bool block = blocks(r);
+		bool block = atomic_load(&r->blocking);
 
 		if (!block && others_wait(r))
 			return take_of_others(r, addr, len, flags);
@@ -174,12 +162,12 @@ static int accept_from(struct record *r, struct sockaddr *addr, socklen_t *len, 
 	if (atomic_load_explicit(&s->clone, memory_order_relaxed) < 0) {
 		if (crowded(r))
 			seat_upgrade(r, s);
-		if (atomic_load(&s->clone) < 0 && !atomic_load(&r->forced)) {
+		if (atomic_load(&s->clone) < 0) {
 			s->turn++;
-			fd = take(r->fd, addr, len, flags);
-			if (fd >= 0)
-				steer_accepted(r, s, fd, false);
-			return fd;
+			fd = take_original(r, s, addr, len, flags);
+			/* Another process has made it non-blocking. */
+			if (!nothing(fd) || !atomic_load(&r->blocking))
+				return fd;
 		}
 	}
 	force(r);
@@ -202,16 +190,16 @@ hook int accept(int fd, struct sockaddr *addr, socklen_t *len)
 	return r ? accept_from(r, addr, len, 0) : REAL(accept)(fd, addr, len);
 }
 
-/* What the program sets on an original that we have made non-blocking. */
-static long status_flags(struct record *r, int cmd, long arg)
+/* The program asks for, or sets, the flags of a listener. */
+static long status_flags(struct record *r, int cmd, long arg, long (*real)(int, int, long))
 {
 	long mode;
 
 	if (cmd == F_SETFL) {
 		atomic_store(&r->blocking, !(arg & O_NONBLOCK));
-		return REAL(fcntl)(r->fd, F_SETFL, arg | O_NONBLOCK);
+		return real(r->fd, F_SETFL, atomic_load(&r->forced) ? arg | O_NONBLOCK : arg);
 	}
-	mode = REAL(fcntl)(r->fd, F_GETFL, 0);
+	mode = real(r->fd, F_GETFL, 0);
 	if (mode >= 0 && atomic_load(&r->blocking))
 		mode &= ~O_NONBLOCK;
 	return mode;
@@ -221,9 +209,7 @@ static long fcntl_any(int fd, int cmd, long arg, long (*real)(int, int, long))
 {
 	struct record *r = cmd == F_GETFL || cmd == F_SETFL ? record_of(fd) : NULL;
 
-	if (r && atomic_load(&r->forced))
-		return status_flags(r, cmd, arg);
-	return real(fd, cmd, arg);
+	return r ? status_flags(r, cmd, arg, real) : real(fd, cmd, arg);
 }
 
 hook int fcntl(int fd, int cmd, ...)
@@ -257,9 +243,10 @@ hook int ioctl(int fd, unsigned long request, ...)
 	va_start(args, request);
 	arg = va_arg(args, void *);
 	va_end(args);
-	if (r && atomic_load(&r->forced)) {
+	if (r) {
 		atomic_store(&r->blocking, !*(int *)arg);
-		return 0;
+		if (atomic_load(&r->forced))
+			return 0;
 	}
 	return REAL(ioctl)(fd, request, arg);
 }

@@ -98,9 +98,8 @@ struct record {
 	uint64_t box_cookie;
 	_Atomic(struct stackfs_page *) page;
 	_Atomic(struct seat *) seats;
-	/* The original has been made O_NONBLOCK; what the program thinks. */
-	_Atomic(bool) forced;
-	_Atomic(bool) blocking;
+	_Atomic(bool) blocking;	/* the program thinks that accept(2) blocks */
+	_Atomic(bool) forced;	/* we have made it non-blocking */
 };
 
 extern hidden _Atomic(struct record *) table[TABLE_SIZE];

@@ -123,7 +123,7 @@ void record_make(int fd, int backlog)
 	r->box = got.box;
 	r->box_cookie = fd_cookie(got.box);
 	atomic_store(&r->forced, false);
-	atomic_store(&r->blocking, false);
+	atomic_store(&r->blocking, !(SYS(fcntl, fd, F_GETFL, 0) & O_NONBLOCK));
 	atomic_store(&r->page, got.page);
 	atomic_fetch_add_explicit(&r->gen, 1, memory_order_release);
 	table_unlock();

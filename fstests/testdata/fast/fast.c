@@ -79,8 +79,8 @@ static void answer(int fd)
 	if (flags & O_NONBLOCK)
 		errx(1, "the accepted socket is O_NONBLOCK");
 	getsockopt(fd, SOL_SOCKET, SO_INCOMING_CPU, &arrived, &len);
-	/* What the peer sends first, if anything. */
-	if (recv(fd, request, sizeof(request), MSG_DONTWAIT) < 0 && errno != EAGAIN) {
+	/* What came unread would reset the connection. */
+	if (recv(fd, request, sizeof(request), 0) < 0) {
 		close(fd);
 		return;
 	}
