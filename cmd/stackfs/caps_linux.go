@@ -23,11 +23,12 @@ var daemonCaps = []capability{
 	{unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN", "enter and make network namespaces, mount and unmount, load the BPF program that saves connections"},
 	{unix.CAP_NET_ADMIN, "CAP_NET_ADMIN", "links, addresses, routes and sysctls of stacks; netlink sockets of callers who have it; restore and end connections"},
 	{unix.CAP_NET_RAW, "CAP_NET_RAW", "raw and packet sockets for callers who may have them; the FINs of connections that are restored"},
+	{unix.CAP_NET_BIND_SERVICE, "CAP_NET_BIND_SERVICE", "bind the clones of a listener that has a port below 1024"},
 	{unix.CAP_SYS_PTRACE, "CAP_SYS_PTRACE", "fetch a caller's reply socket, look at its namespaces, find who holds a connection"},
 	{unix.CAP_SETUID, "CAP_SETUID", "make a socket with the caller's uid"},
 	{unix.CAP_SETGID, "CAP_SETGID", "make a socket with the caller's groups"},
 	{unix.CAP_DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH", "list the directory mounted over and the descriptors of processes, whoever they belong to"},
-	{unix.CAP_CHOWN, "CAP_CHOWN", "pass on chown to a device of the directory mounted over"},
+	{unix.CAP_CHOWN, "CAP_CHOWN", "pass on chown to a device of the directory mounted over; give clones to the owner of their listener"},
 	{unix.CAP_FOWNER, "CAP_FOWNER", "pass on chmod to a device of the directory mounted over"},
 }
 

@@ -16,8 +16,12 @@ import (
 	"github.com/stackfs/stackfs/stacknode/launch"
 )
 
-// libmsocket is the library that is loaded in front of the filter.
-const libmsocket = "libmsocket.so.0"
+// Libraries that are preloaded: libmsocket in front of the filter, libfsocket
+// on stacks of kind fast.
+const (
+	libmsocket = "libmsocket.so.0"
+	libfsocket = "libfsocket.so"
+)
 
 // libraryDirs are searched after the directories that belong to the
 // program itself.
@@ -29,9 +33,9 @@ var libraryDirs = []string{
 // preload sets the environment by which libmsocket gives the program the
 // stack's sockets. The code is for an error.
 func preload(p *launch.Program, opts runOptions, has stacknode.FamilySet) (code int, err error) {
-	lib, err := findLibrary()
+	lib, err := findLibrary(libmsocket)
 	if err != nil {
-		return exitRunFailed, err
+		return exitRunFailed, fmt.Errorf("%w (without --preload it is not needed)", err)
 	}
 	if opts.NoSeccomp {
 		if err := preloadable(p.Path, lib); err != nil {
@@ -50,11 +54,38 @@ func preload(p *launch.Program, opts runOptions, has stacknode.FamilySet) (code 
 		}
 	}
 	p.Env = setEnv(p.Env, "STACKFS_DEFAULT", strings.Join(defaults, ","))
+	addPreload(p, lib)
+	return 0, nil
+}
+
+// preloadFast sets the environment by which libfsocket gives the program's
+// listeners clones. A program that takes no library goes on without.
+func preloadFast(p *launch.Program, opts runOptions) error {
+	if preloaded := getEnv(p.Env, "LD_PRELOAD"); strings.Contains(preloaded, libfsocket) {
+		return nil
+	}
+	lib, err := findLibrary(libfsocket)
+	if err != nil {
+		return err
+	}
+	if preloadable(p.Path, lib) != nil {
+		return nil
+	}
+	stack, err := filepath.Abs(opts.Stack)
+	if err != nil {
+		return err
+	}
+	p.Env = setEnv(p.Env, "STACKFS_FAST", stack)
+	addPreload(p, lib)
+	return nil
+}
+
+// addPreload puts lib in front of what is preloaded already.
+func addPreload(p *launch.Program, lib string) {
 	if old := getEnv(p.Env, "LD_PRELOAD"); old != "" {
 		lib += ":" + old
 	}
 	p.Env = setEnv(p.Env, "LD_PRELOAD", lib)
-	return 0, nil
 }
 
 // preloadable returns an error for a program that the dynamic linker will
@@ -132,19 +163,19 @@ func loads(path, lib string) error {
 	return nil
 }
 
-func findLibrary() (string, error) {
+func findLibrary(name string) (string, error) {
 	var dirs []string
 	if exe, err := os.Executable(); err == nil {
 		dir := filepath.Dir(exe)
 		dirs = append(dirs, dir, filepath.Join(dir, "..", "lib"))
 	}
 	for _, dir := range append(dirs, libraryDirs...) {
-		path := filepath.Join(dir, libmsocket)
+		path := filepath.Join(dir, name)
 		if st, err := os.Stat(path); err == nil && st.Mode().IsRegular() {
 			return path, nil
 		}
 	}
-	return "", fmt.Errorf("%s is not installed (without --preload it is not needed): %w", libmsocket, syscall.ENOENT)
+	return "", fmt.Errorf("%s is not installed: %w", name, syscall.ENOENT)
 }
 
 // escapePath writes a path as STACKFS_DEFAULT has it; msocket(3).

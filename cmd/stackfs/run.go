@@ -13,6 +13,7 @@ import (
 
 	"github.com/stackfs/stackfs/stacknode"
 	"github.com/stackfs/stackfs/stacknode/launch"
+	"github.com/stackfs/stackfs/stacknode/uapi"
 )
 
 // runProgram runs a program on a stack and returns its exit code. With the
@@ -57,6 +58,11 @@ func runProgram(_ context.Context, e env, opts runOptions) int {
 		if code, err := preload(&p, opts, stacknode.FamilySet(node.Info.Families)); err != nil {
 			e.complain(err)
 			return code
+		}
+	}
+	if node.Info.Kind == uapi.KindFast {
+		if err := preloadFast(&p, opts); err != nil {
+			fmt.Fprintf(e.stderr, "stackfs: %v; the program's listeners have no clones\n", err)
 		}
 	}
 	code, err := p.Run(node)

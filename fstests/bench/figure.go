@@ -37,6 +37,20 @@ func (g valueAtMost) judge(_ *figure, value, _ float64) (string, bool) {
 	return fmt.Sprintf("goal<=%v", float64(g)), value <= float64(g)
 }
 
+// A ratioAtLeast bounds the ratio from below.
+type ratioAtLeast float64
+
+func (g ratioAtLeast) judge(_ *figure, _, ratio float64) (string, bool) {
+	return fmt.Sprintf("goal>=%v", float64(g)), ratio >= float64(g)
+}
+
+// A valueAtLeast bounds the value from below.
+type valueAtLeast float64
+
+func (g valueAtLeast) judge(_ *figure, value, _ float64) (string, bool) {
+	return fmt.Sprintf("goal>=%v", float64(g)), value >= float64(g)
+}
+
 // sameAsPeer wants no difference that can be told from chance.
 type sameAsPeer struct{}
 
