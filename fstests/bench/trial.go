@@ -23,6 +23,7 @@ func trials() []trial {
 	all = append(all, startTrials()...)
 	all = append(all, connsTrials()...)
 	all = append(all, connsListTrials()...)
+	all = append(all, fastTrials()...)
 	return append(all, scaleTrials()...)
 }
 

@@ -218,8 +218,7 @@ hook int listen(int fd, int backlog)
 			record_backlog(r, backlog);
 		return ret;
 	}
-	/* A program with a group of its own knows what it does. */
-	if (enabled && is_tcp(fd, false) && !option(fd, SOL_SOCKET, SO_REUSEPORT))
+	if (enabled && is_tcp(fd, false))
 		record_make(fd, backlog);
 	ret = REAL(listen)(fd, backlog);
 	if (ret) {

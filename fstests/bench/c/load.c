@@ -44,7 +44,8 @@ static struct thread threads[THREADS];
 
 static void begin(struct conn *c, int epfd)
 {
-	struct epoll_event ev = { .events = EPOLLOUT, .data.ptr = c };
+	/* Once for all: each call less leaves more of the CPU to the server. */
+	struct epoll_event ev = { .events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.ptr = c };
 
 	c->asked = false;
 	c->began = now_ns();
@@ -71,23 +72,23 @@ static void finish(struct thread *t, struct conn *c, int epfd, bool ok)
 	begin(c, epfd);
 }
 
-static void step(struct thread *t, struct conn *c, int epfd)
+static void step(struct thread *t, struct conn *c, int epfd, uint32_t events)
 {
-	struct epoll_event ev = { .events = EPOLLIN, .data.ptr = c };
 	char answer[4096];
 	ssize_t n;
 
-	if (!c->asked) {
+	if (!c->asked && events & EPOLLOUT) {
+		c->asked = true;
 		if (send(c->fd, request, sizeof(request) - 1, MSG_NOSIGNAL) < 0) {
 			finish(t, c, epfd, false);
 			return;
 		}
-		c->asked = true;
-		if (epoll_ctl(epfd, EPOLL_CTL_MOD, c->fd, &ev))
-			err(1, "epoll_ctl");
-		return;
 	}
-	n = recv(c->fd, answer, sizeof(answer), 0);
+	if (!(events & EPOLLIN))
+		return;
+	do {
+		n = recv(c->fd, answer, sizeof(answer), 0);
+	} while (n == sizeof(answer) || (n > 0 && events & EPOLLRDHUP));
 	if (n == 0)
 		finish(t, c, epfd, true);
 	else if (n < 0 && errno != EAGAIN)
@@ -110,7 +111,7 @@ static void *work(void *arg)
 		int n = epoll_wait(epfd, events, 64, 100);
 
 		for (int i = 0; i < n; i++)
-			step(t, events[i].data.ptr, epfd);
+			step(t, events[i].data.ptr, epfd, events[i].events);
 	}
 	return NULL;
 }
