@@ -160,7 +160,7 @@ static int accept_from(struct record *r, struct sockaddr *addr, socklen_t *len, 
 		s->blocks = block;
 	}
 	if (atomic_load_explicit(&s->clone, memory_order_relaxed) < 0) {
-		if (crowded(r))
+		if (crowded(r) || s->cpu < 0)
 			seat_upgrade(r, s);
 		if (atomic_load(&s->clone) < 0) {
 			s->turn++;
@@ -178,14 +178,14 @@ static int accept_from(struct record *r, struct sockaddr *addr, socklen_t *len, 
 
 hook int accept4(int fd, struct sockaddr *addr, socklen_t *len, int flags)
 {
-	struct record *r = record_find(fd);
+	struct record *r = record_of(fd);
 
 	return r ? accept_from(r, addr, len, flags) : REAL(accept4)(fd, addr, len, flags);
 }
 
 hook int accept(int fd, struct sockaddr *addr, socklen_t *len)
 {
-	struct record *r = record_find(fd);
+	struct record *r = record_of(fd);
 
 	return r ? accept_from(r, addr, len, 0) : REAL(accept)(fd, addr, len);
 }

@@ -146,7 +146,7 @@ static int listener_ctl(struct record *r, int epfd, int op, const struct epoll_e
 
 hook int epoll_ctl(int epfd, int op, int fd, struct epoll_event *ev)
 {
-	struct record *r = record_find(fd);
+	struct record *r = record_of(fd);
 	int ret;
 
 	if (!r || (!ev && op != EPOLL_CTL_DEL))

@@ -118,7 +118,6 @@ static inline struct record *record_of(int fd)
 	return r;
 }
 
-hidden struct record *record_find(int fd);	/* record_of, or adopts an inherited listener */
 hidden void record_make(int fd, int backlog);
 hidden void record_drop(int fd);
 hidden void record_lost(int fd);		/* a number was closed: it may be ours */

@@ -23,7 +23,7 @@ struct extra {
 /* The clone of a listener, for a thread that waits by poll or select. */
 static int clone_for(int fd)
 {
-	struct record *r = record_find(fd);
+	struct record *r = record_of(fd);
 	struct seat *s = r ? seat_get(r) : NULL;
 
 	if (!s)
@@ -40,7 +40,7 @@ static int find_polled(const struct pollfd *fds, nfds_t n, struct extra *x)
 	for (nfds_t i = 0; i < n && count < EXTRA; i++) {
 		int clone;
 
-		if (fds[i].fd < 0 || !(fds[i].events & POLLIN) || !record_find(fds[i].fd))
+		if (fds[i].fd < 0 || !(fds[i].events & POLLIN) || !record_of(fds[i].fd))
 			continue;
 		clone = clone_for(fds[i].fd);
 		if (clone >= 0)
@@ -55,7 +55,7 @@ static bool polls_listener(const struct pollfd *fds, nfds_t n)
 	if (!enabled)
 		return false;
 	for (nfds_t i = 0; i < n; i++) {
-		if (fds[i].fd >= 0 && record_find(fds[i].fd))
+		if (fds[i].fd >= 0 && record_of(fds[i].fd))
 			return true;
 	}
 	return false;
@@ -142,7 +142,7 @@ static int find_selected(int n, const fd_set *in, struct extra *x)
 	for (int fd = 0; fd < n && fd < FD_SETSIZE && count < EXTRA; fd++) {
 		int clone;
 
-		if (!FD_ISSET(fd, in) || !record_find(fd))
+		if (!FD_ISSET(fd, in) || !record_of(fd))
 			continue;
 		clone = clone_for(fd);
 		if (clone >= 0 && clone < FD_SETSIZE)

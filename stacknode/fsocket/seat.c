@@ -11,8 +11,9 @@
 #include "../shim/sys.h"
 #include "fsocket.h"
 
-/* A thread that finds no clone asks again after so long. */
-#define RETRY_NS	1000000000ull
+/* A thread that finds no clone, or no CPU, asks again after so long: workers
+ * of an older generation may end meanwhile. */
+#define RETRY_NS	100000000ull
 
 /* Clones have numbers from here on if that can be: programs that keep tables
  * by number, and select(2), do well with small ones. */
@@ -177,12 +178,16 @@ void seat_upgrade(struct record *r, struct seat *s)
 	uint64_t now, cookie;
 	int fd, high, ret;
 
-	if (s->cpu < 0 || p->mode == 0)
+	if (p->mode == 0)
 		return;
 	now = coarse_ns();
 	if (now < s->retry)
 		return;
 	s->retry = now + RETRY_NS;
+	if (s->cpu < 0)
+		s->cpu = claim_cpu(p, s, thread_id());
+	if (s->cpu < 0 || !crowded(r))
+		return;
 	fd = box_take(r->box, r->box_cookie);
 	if (fd < 0) {
 		debug("no clone of %d: %s", r->fd, strerror(-fd));

@@ -3,6 +3,7 @@
  * table.c: which descriptors are listeners with clones.
  */
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -25,7 +26,6 @@ bool enabled;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static const char *node = NODE;
 static bool verbose;
-static _Atomic(bool) inherited[INHERITED];
 
 void table_lock(void)
 {
@@ -130,18 +130,6 @@ void record_make(int fd, int backlog)
 	debug("listener %d may have clones", fd);
 }
 
-struct record *record_find(int fd)
-{
-	struct record *r = record_of(fd);
-
-	if (r || !enabled || (unsigned int)fd >= INHERITED || !atomic_load_explicit(&inherited[fd], memory_order_relaxed))
-		return r;
-	if (!atomic_exchange(&inherited[fd], false) || !is_tcp(fd, true))
-		return NULL;
-	record_make(fd, SOMAXCONN);
-	return record_of(fd);
-}
-
 /* Called with the lock held. */
 static void record_end(struct record *r)
 {
@@ -209,7 +197,7 @@ void record_shutdown(struct record *r, int how)
 
 hook int listen(int fd, int backlog)
 {
-	struct record *r = record_find(fd);
+	struct record *r = record_of(fd);
 	int ret;
 
 	if (r) {
@@ -304,11 +292,26 @@ static void child_of_fork(void)
 	seats_forked();
 }
 
-static void find_inherited(void)
+/* The backlog of a listener, which TCP_INFO has as "sacked". */
+static int backlog_of(int fd)
+{
+	struct tcp_info info = {};
+	socklen_t len = sizeof(info);
+
+	if (SYS(getsockopt, fd, IPPROTO_TCP, TCP_INFO, &info, &len) < 0)
+		return SOMAXCONN;
+	return info.tcpi_sacked;
+}
+
+/*
+ * Listeners that an earlier program has handed on. Not later: a worker may not
+ * have the rights any more.
+ */
+static void adopt_inherited(void)
 {
 	for (int fd = STDIN_FILENO; fd < INHERITED; fd++) {
-		if (option(fd, SOL_SOCKET, SO_ACCEPTCONN) == 1 && option(fd, SOL_SOCKET, SO_REUSEPORT) == 1)
-			atomic_store(&inherited[fd], true);
+		if (option(fd, SOL_SOCKET, SO_ACCEPTCONN) == 1 && option(fd, SOL_SOCKET, SO_REUSEPORT) == 1 && is_tcp(fd, true))
+			record_make(fd, backlog_of(fd));
 	}
 }
 
@@ -329,6 +332,6 @@ static __attribute__((constructor)) void start(void)
 		return;
 	}
 	enabled = true;
-	find_inherited();
 	pthread_atfork(before_fork, after_fork, child_of_fork);
+	adopt_inherited();
 }
