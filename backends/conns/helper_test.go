@@ -194,6 +194,11 @@ func connect(t testing.TB, w *worker.Worker, at string) *pair {
 		if err := unix.Connect(p.client, sa); err != nil {
 			return err
 		}
+		// It may have come to another listener of that address.
+		limit := unix.Timeval{Sec: 10}
+		if err := unix.SetsockoptTimeval(p.listener, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit); err != nil {
+			return err
+		}
 		p.server, _, err = unix.Accept4(p.listener, unix.SOCK_CLOEXEC)
 		return err
 	})

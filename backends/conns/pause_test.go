@@ -269,7 +269,7 @@ func TestHoldsAreCounted(t *testing.T) {
 	if err := s.Pause(ctx, &caller, cookie, 0); err != nil {
 		t.Fatal(err)
 	}
-	other := cookieOf(t, connect(t, s.cfg.Worker, "192.0.2.1:4001").client)
+	other := cookieOf(t, connect(t, s.cfg.Worker, "192.0.2.1:4002").client)
 	if err := s.Pause(ctx, &caller, other, 0); !errors.Is(err, errHolds) {
 		t.Errorf("one too many: got %v, want errHolds", err)
 	}
