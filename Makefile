@@ -48,7 +48,7 @@ fuzz:
 	./packaging/fuzz.sh
 
 man:
-	mandoc -Tlint -Wwarning cmd/stackfs/stackfs.8 cmd/stackfs/stackfs.toml.5 stacknode/shim/msocket.3
+	mandoc -Tlint -Wwarning cmd/stackfs/stackfs.8 cmd/stackfs/stackfs.toml.5 stacknode/shim/msocket.3 stacknode/fsocket/libfsocket.3
 
 # mount(8) looks for its helpers in /sbin alone.
 install: build
@@ -70,6 +70,7 @@ install: build
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	sed 's|@PREFIX@|$(PREFIX)|' packaging/stackfs@.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/stackfs@.service
 	$(MAKE) -C stacknode/shim install PREFIX=$(PREFIX) DESTDIR=$(DESTDIR)
+	$(MAKE) -C stacknode/fsocket install PREFIX=$(PREFIX) DESTDIR=$(DESTDIR)
 
 uninstall:
 	rm -f $(BINDIR)/stackfs $(SBINDIR)/mount.stackfs $(MANDIR)/man8/stackfs.8 $(MANDIR)/man5/stackfs.toml.5 \

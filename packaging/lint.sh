@@ -37,7 +37,7 @@ race() {
 cross() { GOARCH=$1 go build -o /dev/null ./cmd/stackfs && GOARCH=$1 go vet ./cmd/... ./fs/... ./backends/... ./stacknode/...; }
 manual() {
 	local out
-	out=$(mandoc -Tlint -Wwarning cmd/stackfs/stackfs.8 cmd/stackfs/stackfs.toml.5 stacknode/shim/msocket.3)
+	out=$(mandoc -Tlint -Wwarning cmd/stackfs/stackfs.8 cmd/stackfs/stackfs.toml.5 stacknode/shim/msocket.3 stacknode/fsocket/libfsocket.3)
 	[ -z "$out" ] || { echo "$out"; return 1; }
 }
 static() {

@@ -46,6 +46,7 @@ func newRoot(e env) *cobra.Command {
 		newAddCmd(e), newRmCmd(e), newReloadCmd(e),
 		newRunCmd(e), newCheckCmd(e),
 		newConnsCmd(e), newCheckpointCmd(e), newRestoreCmd(e), newInspectCmd(e),
+		newNICCmd(e),
 		newCompletionCmd(e), newVersionCmd(e),
 	)
 	return root
