@@ -155,24 +155,41 @@ const fastRequest = "GET / HTTP/1.0\r\n\r\n"
 
 // askOnce connects and reads to the end, on this thread.
 func askOnce(addr netip.AddrPort) (string, error) {
-	family, sa := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Port: int(addr.Port()), Addr: addr.Addr().As16()})
-	if addr.Addr().Is4() {
-		family, sa = unix.AF_INET, &unix.SockaddrInet4{Port: int(addr.Port()), Addr: addr.Addr().As4()}
-	}
-	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	fd, err := connectTo(addr)
 	if err != nil {
 		return "", err
 	}
 	defer unix.Close(fd)
+	return converseOnce(fd)
+}
+
+// connectTo connects on this thread.
+func connectTo(addr netip.AddrPort) (fd int, err error) {
+	family, sa := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Port: int(addr.Port()), Addr: addr.Addr().As16()})
+	if addr.Addr().Is4() {
+		family, sa = unix.AF_INET, &unix.SockaddrInet4{Port: int(addr.Port()), Addr: addr.Addr().As4()}
+	}
+	if fd, err = unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); err != nil {
+		return -1, err
+	}
 	limit := unix.NsecToTimeval(ScaleTime(askTime).Nanoseconds())
 	for _, opt := range []int{unix.SO_RCVTIMEO, unix.SO_SNDTIMEO} {
-		if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, opt, &limit); err != nil {
-			return "", err
+		if err == nil {
+			err = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, opt, &limit)
 		}
 	}
-	if err := connectRestarted(fd, sa); err != nil {
-		return "", fmt.Errorf("connect: %w", err)
+	if err == nil {
+		err = connectRestarted(fd, sa)
 	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, fmt.Errorf("connect: %w", err)
+	}
+	return fd, nil
+}
+
+// converseOnce sends a request and reads to the end.
+func converseOnce(fd int) (string, error) {
 	// With the connection, so that a server that reads finds it.
 	if _, err := unix.Write(fd, []byte(fastRequest)); err != nil {
 		return "", fmt.Errorf("write: %w", err)

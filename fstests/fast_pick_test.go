@@ -327,3 +327,63 @@ func TestFastLeavesNothing(t *testing.T) {
 	_ = f.cmd.Wait()
 	WaitFor(t, 10*time.Second, "the listeners to go", func() bool { n, _ := s.listeners(7800); return n == 0 })
 }
+
+// What a server on the fast stack accepts is a connection of that stack and
+// not of the kernel's, and can be saved there; the other end is the kernel's.
+func TestFastConnections(t *testing.T) {
+	s := newFastSite(t, "")
+	f := s.serve(s.preloaded, "epoll", 2, 1, netip.AddrPortFrom(fastV4, 7950))
+	s.settle(f)
+	var open []int
+	inNamespace(t, s.ns, func() error {
+		for range 4 {
+			// Nothing is sent, so that the server waits.
+			fd, err := connectTo(f.addr)
+			if err != nil {
+				return err
+			}
+			open = append(open, fd)
+		}
+		return nil
+	})
+	t.Cleanup(func() {
+		for _, fd := range open {
+			mustDo(t, syscall.Close(fd))
+		}
+	})
+	established := func(stack string) (list []string) {
+		for _, line := range strings.Split(s.within("cat", stack+"/connections"), "\n") {
+			if fields := strings.Fields(line); len(fields) > 6 && fields[1] == "established" {
+				list = append(list, line)
+			}
+		}
+		return list
+	}
+	WaitFor(t, 10*time.Second, "the connections", func() bool { return len(established("fast")) == len(open) })
+	for _, line := range established("fast") {
+		if fields := strings.Fields(line); !strings.HasSuffix(fields[5], ":7950") {
+			t.Errorf("fast has %q", line)
+		}
+		if image := s.within("cat", "fast/conns/"+strings.Fields(line)[0]+"/checkpoint"); len(image) < 100 {
+			t.Errorf("an image of %d bytes", len(image))
+		}
+	}
+	for _, line := range established("kernel") {
+		if fields := strings.Fields(line); strings.HasSuffix(fields[5], ":7950") {
+			t.Errorf("kernel has %q", line)
+		}
+	}
+	if n := len(established("kernel")); n != len(open) {
+		t.Errorf("kernel has %d connections, want the %d clients", n, len(open))
+	}
+	if n := len(strings.Fields(s.within("ls", "fast/listeners"))); n != 3 {
+		t.Errorf("fast has %d listeners, want 3", n)
+	}
+}
+
+// within runs a program on a file of the mount, in the daemon's namespace:
+// others may not look at its connections.
+func (s *fastSite) within(program, path string) string {
+	s.t.Helper()
+	return RunCmd(s.t, s.ns.Command(10*time.Second, program, s.Path(strings.Split(path, "/")...)))
+}

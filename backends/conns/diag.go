@@ -46,6 +46,7 @@ type entry struct {
 	recvq, sendq uint32
 	uid          uint32
 	inode        uint32
+	tagged       bool // see Tags; only dumps tell
 }
 
 // parseEntry reads b, the body of a SOCK_DIAG_BY_FAMILY message. attrs is what
@@ -147,14 +148,16 @@ func (r *diagRequest) Serialize() []byte { return r[:] }
 // dump calls fn for every TCP socket of the namespace of the calling thread.
 // The kernel walks its tables while they change: a socket may be missing only
 // if it came or went meanwhile, and one may be there twice.
-func dump(fn func(entry)) error { return dumpStates(allStates, fn) }
+func dump(tags *Tags, fn func(entry)) error { return dumpStates(allStates, tags, fn) }
 
 // dumpStates is dump for the sockets in some states: 1 << state for each.
-func dumpStates(states uint32, fn func(entry)) error {
+func dumpStates(states uint32, tags *Tags, fn func(entry)) error {
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		err := request(nil, newDiagRequest(family, states), nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP, func(b []byte) error {
-			e, _, err := parseEntry(b)
+		extra := tags.request()
+		err := requestWith(nil, newDiagRequest(family, states), extra, nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP, func(b []byte) error {
+			e, attrs, err := parseEntry(b)
 			if err == nil {
+				e.tagged = extra != nil && hasTag(attrs)
 				fn(e)
 			}
 			return err
@@ -222,9 +225,17 @@ func destroy(e *entry) error {
 
 // request sends r and calls fn with the body of each message of the answer.
 func request(c channel, r *diagRequest, typ, flags int, fn func(b []byte) error) error {
+	return requestWith(c, r, nil, typ, flags, fn)
+}
+
+// requestWith is request with attributes behind r.
+func requestWith(c channel, r *diagRequest, attrs []byte, typ, flags int, fn func(b []byte) error) error {
 	req := nl.NewNetlinkRequest(typ, flags)
 	req.Sockets = c
 	req.AddData(r)
+	if attrs != nil {
+		req.AddRawData(attrs)
+	}
 	var ferr error
 	err := req.ExecuteIter(unix.NETLINK_INET_DIAG, nl.SOCK_DIAG_BY_FAMILY, func(b []byte) bool {
 		ferr = fn(b)

@@ -16,7 +16,7 @@ import (
 func (s *Stack) Listening(ctx context.Context) (map[uint64]uint32, error) {
 	queues := map[uint64]uint32{}
 	err := s.cfg.Worker.Do(func() error {
-		return dumpStates(1<<soccr.Listen, func(e entry) { queues[e.cookie] = e.recvq })
+		return dumpStates(1<<soccr.Listen, nil, func(e entry) { queues[e.cookie] = e.recvq })
 	})
 	return queues, err
 }
@@ -31,7 +31,7 @@ func (s *Stack) Listening(ctx context.Context) (map[uint64]uint32, error) {
 func (s *Stack) EndListener(ctx context.Context, cookie uint64) error {
 	var inode uint64
 	err := s.cfg.Worker.Do(func() error {
-		return dumpStates(1<<soccr.Listen, func(e entry) {
+		return dumpStates(1<<soccr.Listen, nil, func(e entry) {
 			if e.cookie == cookie {
 				inode = uint64(e.inode)
 			}

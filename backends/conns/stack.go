@@ -18,6 +18,7 @@ type Env struct {
 	Engine  *Engine
 	Seals   *Seals
 	Holders *Holders
+	Tags    *Tags  // nil: stacks in one namespace have the same sockets
 	Version string // of the program, for the images
 }
 
@@ -29,6 +30,7 @@ type Config struct {
 	RestoreFrom []string
 	// OnlySelf refuses callers of other network namespaces.
 	OnlySelf bool
+	Tagged   Tagged // which sockets of the namespace are the stack's
 	Env      Env
 }
 
@@ -64,10 +66,11 @@ func New(cfg Config) *Stack {
 	if env.Holders == nil {
 		env.Holders = NewHolders()
 	}
-	return &Stack{
-		cfg: cfg, env: env, log: env.Log.With("stack", cfg.Stack),
-		tables: newTables(cfg.Worker.Do), paused: map[uint64]*pause{},
+	tables := newTables(cfg.Worker.Do)
+	if env.Tags != nil {
+		tables.tags, tables.want = env.Tags, cfg.Tagged
 	}
+	return &Stack{cfg: cfg, env: env, log: env.Log.With("stack", cfg.Stack), tables: tables, paused: map[uint64]*pause{}}
 }
 
 // Close resumes what is paused. Close it before the worker.

@@ -36,6 +36,8 @@ func (t *table) find(cookie uint64) *entry {
 // A tables keeps the table that was made last.
 type tables struct {
 	do     func(func() error) error // runs a function in the namespace
+	tags   *Tags                    // nil: there are none
+	want   Tagged                   // which sockets are the stack's
 	passes passes[struct{}, *table]
 	looks  passes[*entry, map[*entry]look]
 
@@ -86,7 +88,10 @@ func (t *tables) fresh() (*table, error) {
 	// A quarter more than last time: the array is not made twice.
 	tab := &table{entries: make([]entry, 0, size+size/4), links: links{}}
 	err := t.do(func() error {
-		return dump(func(e entry) {
+		return dump(t.tags, func(e entry) {
+			if !t.want.belongs(&e) {
+				return
+			}
 			tab.links.learn(&e)
 			tab.entries = append(tab.entries, e)
 		})
@@ -199,6 +204,7 @@ func (t *tables) exactly(ctx context.Context, e *entry, l links, attrs ...uint16
 		return nil, err
 	}
 	s.entry = seen[e].entry
+	s.tagged = e.tagged
 	return s, seen[e].err
 }
 

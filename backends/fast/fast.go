@@ -4,6 +4,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -23,7 +24,10 @@ type Fast struct {
 	spec    stacknode.Spec
 	log     *slog.Logger
 	migrate migrator
+	tags    *conns.Tags // nil: none
 	quota   *stacknode.Quota
+
+	untagged atomic.Bool // the log has that sockets are not tagged
 
 	mu     sync.Mutex // guards the fields below
 	groups map[*group]bool
@@ -61,12 +65,12 @@ func New(spec stacknode.Spec, env worker.Env, cenv conns.Env) (*Fast, error) {
 		log = slog.New(slog.DiscardHandler)
 	}
 	f := &Fast{
-		Worker: w, spec: spec, log: log.With("stack", spec.Name),
+		Worker: w, spec: spec, log: log.With("stack", spec.Name), tags: cenv.Tags,
 		quota: stacknode.NewQuota(groupsPerUser), groups: map[*group]bool{},
 	}
 	f.Stack = conns.New(conns.Config{
 		Stack: spec.Name, Worker: w, Grants: spec.Grants, RestoreFrom: spec.Conns.RestoreFrom,
-		OnlySelf: !spec.Foreign, Env: cenv,
+		OnlySelf: !spec.Foreign, Tagged: conns.OnlyTagged, Env: cenv,
 	})
 	f.migrate.open(spec.Fast.MigrateSysctl, w.Do, f.log)
 	return f, nil
@@ -99,6 +103,17 @@ func (f *Fast) Close() error {
 		watch.close()
 	}
 	return errors.Join(f.migrate.close(), f.Stack.Close(), f.Worker.Close())
+}
+
+// tag makes a socket one of the stack's: else its connections are listed as
+// those of the stack kernel.
+func (f *Fast) tag(fd int) {
+	if f.tags == nil {
+		return
+	}
+	if err := f.tags.Put(fd); err != nil && !f.untagged.Swap(true) {
+		f.log.Warn("connections of the fast stack are listed as the kernel's", "err", err)
+	}
 }
 
 // add makes g one of the groups that are watched.

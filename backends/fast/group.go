@@ -72,7 +72,12 @@ func (f *Fast) Spawn(ctx context.Context, caller *stacknode.Caller, sock *os.Fil
 		err = f.add(g)
 	}
 	if err == nil {
-		err = control(sock, func(fd int) { err = f.migrate.attach(fd) })
+		var aerr error
+		err = control(sock, func(fd int) {
+			f.tag(fd)
+			aerr = f.migrate.attach(fd)
+		})
+		err = errors.Join(err, aerr)
 	}
 	if err != nil {
 		g.close()
@@ -267,6 +272,7 @@ func (g *group) dress(fd int) (cookie uint64, err error) {
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
 		return 0, os.NewSyscallError("setsockopt SO_REUSEPORT", err)
 	}
+	g.fast.tag(fd)
 	if err := unix.Bind(fd, o.addr); err != nil {
 		return 0, fmt.Errorf("bind a clone to %s: %w", g.address(), err)
 	}

@@ -42,7 +42,7 @@ func New(spec stacknode.Spec, env worker.Env, cenv conns.Env) (*Kernel, error) {
 	}
 	c := conns.New(conns.Config{
 		Stack: spec.Name, Worker: w, Grants: spec.Grants, RestoreFrom: spec.Conns.RestoreFrom,
-		OnlySelf: !spec.Foreign, Env: cenv,
+		OnlySelf: !spec.Foreign, Tagged: conns.OnlyUntagged, Env: cenv,
 	})
 	return &Kernel{Worker: w, Stack: c, foreign: spec.Foreign}, nil
 }
