@@ -243,7 +243,7 @@ func TestDaemonKilledAndStartedAgain(t *testing.T) {
 	if now := len(mountsBelow(t, m.Dir)); now != dead {
 		t.Errorf("%d mounts at %s, want %d: the dead one is to go", now, m.Dir, dead)
 	}
-	if got, want := names(t, m.Dir), []string{"ctl", "extra", "kernel", "lab", "made", "null"}; !slices.Equal(got, want) {
+	if got, want := names(t, m.Dir), []string{"ctl", "extra", "fast", "kernel", "lab", "made", "null"}; !slices.Equal(got, want) {
 		t.Errorf("entries: got %q, want %q", got, want)
 	}
 	for stack, was := range before {

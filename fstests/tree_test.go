@@ -62,7 +62,7 @@ func errnoOf(err error) syscall.Errno {
 func TestTreeHasStacks(t *testing.T) {
 	Require(t, treeNeeds...)
 	m := Mount(t, Config{Stacks: []string{"lab"}, TOML: "[stack.other]\nbackend = \"kernel\"\nmode = \"0750\"\ngroup = 65534\n"})
-	if got, want := names(t, m.Dir), []string{"ctl", "kernel", "lab", "null", "other"}; !slices.Equal(got, want) {
+	if got, want := names(t, m.Dir), []string{"ctl", "fast", "kernel", "lab", "null", "other"}; !slices.Equal(got, want) {
 		t.Errorf("entries: got %q, want %q", got, want)
 	}
 	inodes := map[uint64]string{}
@@ -149,7 +149,7 @@ func TestTreeIsNotWrittenTo(t *testing.T) {
 			t.Errorf("%s: got %v, which says nothing", what, err)
 		}
 	}
-	if got, want := names(t, m.Dir), []string{"ctl", "kernel", "null"}; !slices.Equal(got, want) {
+	if got, want := names(t, m.Dir), []string{"ctl", "fast", "kernel", "null"}; !slices.Equal(got, want) {
 		t.Errorf("entries: got %q, want %q", got, want)
 	}
 }
@@ -334,7 +334,7 @@ func TestCtl(t *testing.T) {
 	}
 	s.Close()
 	m.MustCtl("remove none")
-	if got, want := names(t, m.Dir), []string{"ctl", "kernel", "null", "old"}; !slices.Equal(got, want) {
+	if got, want := names(t, m.Dir), []string{"ctl", "fast", "kernel", "null", "old"}; !slices.Equal(got, want) {
 		t.Errorf("entries: got %q, want %q", got, want)
 	}
 }
@@ -346,7 +346,7 @@ func TestReload(t *testing.T) {
 
 	m.WriteConfig([]string{"new"}, "[stack.both]\nmode = \"0755\"\n")
 	m.MustCtl("reload")
-	if got, want := names(t, m.Dir), []string{"both", "ctl", "kernel", "new", "null"}; !slices.Equal(got, want) {
+	if got, want := names(t, m.Dir), []string{"both", "ctl", "fast", "kernel", "new", "null"}; !slices.Equal(got, want) {
 		t.Errorf("entries: got %q, want %q", got, want)
 	}
 	if got := m.Status("both")["netns_cookie"]; got != cookie {
@@ -407,7 +407,7 @@ func TestUnder(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := Mount(t, Config{Dir: dir})
-	if got, want := names(t, dir), []string{"ctl", "file", "kernel", "link", "null", "null-device", "tun"}; !slices.Equal(got, want) {
+	if got, want := names(t, dir), []string{"ctl", "fast", "file", "kernel", "link", "null", "null-device", "tun"}; !slices.Equal(got, want) {
 		t.Errorf("entries: got %q, want %q", got, want)
 	}
 	// Only devices and links are passed on: the daemon opens nothing that
