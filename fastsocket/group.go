@@ -67,7 +67,6 @@ func (l *Listener) AcceptTCP() (*net.TCPConn, error) {
 // several goroutines.
 type Group struct {
 	members []*Listener
-	serving sync.WaitGroup
 	stop    chan struct{}
 	once    sync.Once
 

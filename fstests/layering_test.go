@@ -35,6 +35,7 @@ var layers = []struct {
 	{"backends/...", []string{"backends/worker", "backends/conns", "backends/guardian", "stacknode", "stacknode/...", "fastsocket", "fastsocket/...", "soccr", "soccr/..."}},
 	{"fastsocket", []string{"fastsocket/..."}},
 	{"fastsocket/...", []string{"fastsocket", "fastsocket/..."}},
+	{"nic", nil},
 	{"soccr", []string{"soccr/..."}},
 	{"soccr/...", []string{"soccr", "soccr/..."}},
 	{"kmod/...", []string{"fastsocket/uapi"}},

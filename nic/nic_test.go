@@ -123,7 +123,7 @@ func TestSetupAndUndo(t *testing.T) {
 				fmt.Sprintf("/proc/irq/%d/smp_affinity_list", 40+last):         fmt.Sprint(last),
 				fmt.Sprintf("/sys/class/net/eth0/queues/tx-%d/xps_cpus", last): mask([]int{last}),
 				fmt.Sprintf("/sys/class/net/eth0/queues/rx-%d/rps_cpus", last): "0",
-				"/proc/irq/900/smp_affinity_list":                               "0",
+				"/proc/irq/900/smp_affinity_list":                              "0",
 			} {
 				if got := mustRead(t, s, name); got != want {
 					t.Errorf("%s: got %q, want %q", name, got, want)

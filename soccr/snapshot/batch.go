@@ -93,7 +93,7 @@ func (s *Snapshotter) leave(b *batch) {
 // coming, with gaps of less than gatherGap, for gatherTime at most. A crowd is
 // forgotten by halves: on a busy machine there are longer gaps.
 const (
-	crowd      = 2 // connections
+	crowd      = 2 // requests
 	gatherGap  = 4 * time.Millisecond
 	gatherTime = 100 * time.Millisecond
 )
@@ -102,9 +102,9 @@ const (
 func (s *Snapshotter) gather(b *batch) {
 	for end, last := time.Now().Add(gatherTime), 0; ; time.Sleep(gatherGap) {
 		s.mu.Lock()
-		n, crowded := len(b.results), s.size >= crowd
+		n, full, crowded := b.waiting, len(b.results) >= maxSlots, s.size >= crowd
 		s.mu.Unlock()
-		if !crowded || n == last || n >= maxSlots || time.Now().After(end) {
+		if !crowded || n == last || full || time.Now().After(end) {
 			return
 		}
 		last = n
@@ -120,7 +120,7 @@ func (s *Snapshotter) run(b *batch) {
 	defer s.pass.Unlock()
 	s.mu.Lock()
 	delete(s.pending, b.ns.Key)
-	s.size = max(len(b.results), s.size/2)
+	s.size = max(b.waiting, s.size/2)
 	unwanted := b.waiting == 0
 	s.mu.Unlock()
 	if unwanted {

@@ -37,7 +37,7 @@ type Snapshotter struct {
 	mu      sync.Mutex // guards the fields below; taken after pass
 	pending map[any]*batch
 	stuck   map[any]bool // namespaces with an abandoned engine
-	size    int          // connections in the last batches, by gather
+	size    int          // requests in the last batches, by gather
 	closed  bool
 
 	running sync.WaitGroup // batches
