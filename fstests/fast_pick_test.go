@@ -387,3 +387,29 @@ func (s *fastSite) within(program, path string) string {
 	s.t.Helper()
 	return RunCmd(s.t, s.ns.Command(10*time.Second, program, s.Path(strings.Split(path, "/")...)))
 }
+
+// The port of a connection tells the CPU that opened it, if that is asked for.
+func TestFastDeliver(t *testing.T) {
+	Require(t, Program("/usr/bin/python3"), Kernel("6.3", "IP_LOCAL_PORT_RANGE"))
+	s := newFastSite(t, "")
+	const python = `
+import os, socket
+s = socket.create_server(("127.0.0.1", 0))
+mask = 1
+while mask < os.cpu_count(): mask *= 2
+for cpu in range(os.cpu_count()):
+    os.sched_setaffinity(0, {cpu})
+    for i in range(50):
+        c = socket.create_connection(s.getsockname())
+        a, peer = s.accept()
+        assert peer[1] % mask == cpu, (peer, cpu)
+        a.close(); c.close()
+c = socket.socket(); c.bind(("127.0.0.1", 50001)); c.connect(s.getsockname())
+assert c.getsockname()[1] == 50001, c.getsockname()
+print("good")
+`
+	cmd := s.preloaded("env", "FSOCKET_RFD=1", "/usr/bin/python3", "-c", python)
+	if out := RunCmd(t, cmd); out != "good\n" {
+		t.Errorf("got %q", out)
+	}
+}
