@@ -348,3 +348,53 @@ func TestFastSkew(t *testing.T) {
 	}
 	s.settle(f)
 }
+
+// Workers that stop to wait for their listener, as nginx does with
+// accept_mutex, leave nothing in a queue of their own; nor do threads that end.
+func TestFastRestingWorkers(t *testing.T) {
+	Require(t, Program("nginx"), Program("/usr/bin/python3"))
+	s := newFastSite(t, "")
+	t.Run("accept_mutex", func(t *testing.T) {
+		s.t = t
+		dir, conf := nginxFile(t, 8060)
+		text, err := os.ReadFile(conf)
+		mustDo(t, err)
+		mustDo(t, os.WriteFile(conf, []byte("daemon off; "+strings.Replace(string(text), "events {", "events { accept_mutex on;", 1)), 0o644))
+		a := s.startAsked(8060, s.preloaded("nginx", "-c", conf, "-e", dir+"/error.log"))
+		stop := a.storm()
+		time.Sleep(ScaleTime(2 * time.Second))
+		if n, err := stop(); err != nil || n < 100 {
+			t.Errorf("%d served, %v", n, err)
+		}
+	})
+	t.Run("threads", func(t *testing.T) {
+		s.t = t
+		const python = `
+import os, socket, sys, threading
+s = socket.create_server(("127.0.0.1", 8061))
+def serve(n):
+    while n:
+        c, _ = s.accept(); c.recv(100); c.sendall(b"x"); c.close(); n -= 1
+threading.Thread(target=serve, args=(40,)).start()
+threading.Thread(target=serve, args=(-1,), daemon=True).start()
+print("ready", flush=True)
+sys.stdin.read(); os._exit(0)
+`
+		cmd := s.preloaded("/usr/bin/python3", "-c", python)
+		in, err := cmd.StdinPipe()
+		mustDo(t, err)
+		startServer(t, cmd)
+		addr := netip.AddrPortFrom(fastV4, 8061)
+		for range 10 {
+			for cpu := range runtime.NumCPU() {
+				if _, err := ask(s.ns, cpu, addr, 20); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if n, _ := s.listeners(8061); n > 2 {
+			t.Errorf("%d listeners: that of the thread that ended is still there", n)
+		}
+		mustDo(t, in.Close())
+	})
+}

@@ -81,6 +81,8 @@ struct seat {
 	bool tagged;		/* the clone has SO_INCOMING_CPU */
 	bool pinned;		/* by us */
 	bool blocks;		/* waits in accept(2) */
+	bool idle;		/* has stopped to wait: the clone does not listen */
+	uint64_t cookie;	/* of the clone */
 	cpu_set_t user_mask;	/* where the thread could run before */
 	unsigned int turn;	/* accepts */
 	unsigned int sample;	/* of connections whose CPU is not known */
@@ -120,7 +122,8 @@ static inline struct record *record_of(int fd)
 
 hidden void record_make(int fd, int backlog);
 hidden void record_drop(int fd);
-hidden void record_lost(int fd);		/* a number was closed: it may be ours */
+hidden void record_lost(int fd);		/* the program closes a descriptor of ours */
+hidden void ours_set(int fd, bool on);	/* marks descriptors of ours */
 hidden void record_backlog(struct record *r, int backlog);
 hidden void record_shutdown(struct record *r, int how);
 hidden void table_lock(void);
@@ -135,6 +138,9 @@ hidden void seat_upgrade(struct record *r, struct seat *s);
 hidden void seat_clone_gone(struct record *r, struct seat *s);
 hidden void seat_leave(struct record *r, struct seat *s);
 hidden void seats_forked(void);
+hidden void seats_start(void);
+hidden void seat_rest(struct record *r, struct seat *s);
+hidden void seat_wake(struct record *r, struct seat *s);
 
 static inline struct stackfs_slot *page_slot(struct stackfs_page *p, int cpu)
 {

@@ -4,6 +4,8 @@
  * claims a CPU in the page that all workers share, and takes a clone as soon
  * as there are two of them.
  */
+#include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -27,6 +29,8 @@ static __thread struct {
 	uint32_t gen;
 	struct seat *seat;
 } own[OWN_SEATS] __attribute__((tls_model("initial-exec")));
+
+static pthread_key_t ending;	/* its destructor is called by threads that end */
 
 static pid_t thread_id(void)
 {
@@ -57,10 +61,30 @@ static void seat_remember(struct record *r, struct seat *s)
 	}
 }
 
+/* Has it died, and its parent not looked yet? */
+static bool zombie(pid_t tid)
+{
+	char path[32], text[512], *end;
+	int fd;
+	long n;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", tid);
+	fd = SYS(openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0);
+	if (fd < 0)
+		return false;
+	n = SYS(read, fd, text, sizeof(text) - 1);
+	fd_close(fd);
+	if (n <= 0)
+		return false;
+	text[n] = 0;
+	end = strrchr(text, ')');	/* "PID (NAME) STATE ..." */
+	return end && (end[2] == 'Z' || end[2] == 'X');
+}
+
 /* Is there such a thread? One that we may not signal is there, too. */
 static bool alive(pid_t tid)
 {
-	return SYS(tkill, tid, 0) != -ESRCH;
+	return SYS(tkill, tid, 0) != -ESRCH && !zombie(tid);
 }
 
 /* Counts the slots that are taken, and frees those of the dead. */
@@ -147,7 +171,7 @@ struct seat *seat_get(struct record *r)
 	s = seat_free(r);
 	if (s) {
 		atomic_store(&s->clone, -1);
-		s->tagged = s->pinned = s->blocks = false;
+		s->tagged = s->pinned = s->blocks = s->idle = false;
 		s->turn = s->sample = 0;
 		s->retry = 0;
 		for (int i = 0; i < SEAT_EPOLLS; i++)
@@ -155,6 +179,7 @@ struct seat *seat_get(struct record *r)
 		s->cpu = claim_cpu(atomic_load(&r->page), s, tid);
 		atomic_store(&s->tid, tid);
 		seat_remember(r, s);
+		pthread_setspecific(ending, own);
 		debug("thread %d accepts from %d, CPU %d", tid, r->fd, s->cpu);
 	}
 	table_unlock();
@@ -166,6 +191,18 @@ static void seat_publish(struct record *r, struct seat *s, uint64_t cookie)
 	struct stackfs_slot *slot = page_slot(atomic_load(&r->page), s->cpu);
 
 	__atomic_store_n(&slot->clone, cookie, __ATOMIC_RELAXED);
+}
+
+/* Closes the clone, unless its number is another file's by now. */
+static void clone_close(struct seat *s)
+{
+	int clone = atomic_exchange(&s->clone, -1);
+
+	if (clone < 0)
+		return;
+	ours_set(clone, false);
+	if (fd_cookie(clone) == s->cookie)
+		fd_close(clone);
 }
 
 /*
@@ -199,14 +236,16 @@ void seat_upgrade(struct record *r, struct seat *s)
 		fd = high;
 	}
 	cookie = fd_cookie(fd);
+	ours_set(fd, true);
+	s->cookie = cookie;
+	s->idle = false;
 	/* Tagged before it listens: it gets nothing that is not for it. */
 	atomic_store(&s->clone, fd);
 	steer_on(r, s);
 	ret = SYS(listen, fd, r->backlog);
 	if (ret) {
 		debug("the clone of %d does not listen: %s", r->fd, strerror(-ret));
-		atomic_store(&s->clone, -1);
-		fd_close(fd);
+		clone_close(s);
 		return;
 	}
 	seat_publish(r, s, cookie);
@@ -224,15 +263,44 @@ void seat_clone_gone(struct record *r, struct seat *s)
 {
 	int clone = atomic_load(&s->clone);
 
-	if (clone < 0)
+	if (clone < 0 || s->idle)
 		return;
-	if (SYS(listen, clone, r->backlog) == 0) {
+	if (fd_cookie(clone) == s->cookie && SYS(listen, clone, r->backlog) == 0) {
 		debug("the clone of %d listens again", r->fd);
 		return;
 	}
-	if (atomic_compare_exchange_strong(&s->clone, &clone, -1))
-		fd_close(clone);
+	clone_close(s);
 	s->retry = 0;
+}
+
+/*
+ * The worker has stopped to wait for the listener: so does its clone, whose
+ * queue goes to the others, or to the original until somebody accepts again.
+ */
+void seat_rest(struct record *r, struct seat *s)
+{
+	int clone = atomic_load(&s->clone);
+
+	if (clone < 0 || s->idle)
+		return;
+	for (int i = 0; i < SEAT_EPOLLS; i++) {
+		if (s->waits[i].epfd >= 0)
+			return;
+	}
+	s->idle = true;
+	SYS(shutdown, clone, SHUT_RD);
+	debug("the clone of %d rests", r->fd);
+}
+
+void seat_wake(struct record *r, struct seat *s)
+{
+	int clone = atomic_load(&s->clone);
+
+	if (clone < 0 || !s->idle)
+		return;
+	s->idle = false;
+	if (SYS(listen, clone, r->backlog))
+		clone_close(s);
 }
 
 /* Called with the lock held. */
@@ -240,10 +308,8 @@ void seat_leave(struct record *r, struct seat *s)
 {
 	pid_t tid = atomic_load(&s->tid);
 	struct stackfs_page *p = atomic_load(&r->page);
-	int clone = atomic_exchange(&s->clone, -1);
 
-	if (clone >= 0)
-		fd_close(clone);
+	clone_close(s);
 	if (tid > 0 && s->cpu >= 0) {
 		struct stackfs_slot *slot = page_slot(p, s->cpu);
 		uint32_t seen = tid;
@@ -259,6 +325,26 @@ void seat_leave(struct record *r, struct seat *s)
 	atomic_store(&s->tid, 0);
 }
 
+/* A thread ends: nobody accepts from its clones any more. */
+static void thread_ends(void *unused)
+{
+	(void)unused;
+	table_lock();
+	for (int i = 0; i < OWN_SEATS; i++) {
+		struct record *r = own[i].r;
+
+		if (r && own[i].gen == atomic_load(&r->gen))
+			seat_leave(r, own[i].seat);
+		own[i].r = NULL;
+	}
+	table_unlock();
+}
+
+void seats_start(void)
+{
+	pthread_key_create(&ending, thread_ends);
+}
+
 /* In the child of fork: what the threads of the parent had is not ours. */
 void seats_forked(void)
 {
@@ -268,10 +354,7 @@ void seats_forked(void)
 		if (!r)
 			continue;
 		for (struct seat *s = atomic_load(&r->seats); s; s = s->next) {
-			int clone = atomic_exchange(&s->clone, -1);
-
-			if (clone >= 0)
-				fd_close(clone);
+			clone_close(s);
 			/* A worker of ours that is pinned by inheritance. */
 			if (s->pinned)
 				sched_setaffinity(0, sizeof(s->user_mask), &s->user_mask);

@@ -23,6 +23,9 @@
 _Atomic(struct record *) table[TABLE_SIZE];
 bool enabled;
 
+/* Descriptors of ours: the program may close what it does not know. */
+static _Atomic(uint64_t) ours[TABLE_SIZE / 64];
+
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static const char *node = NODE;
 static bool verbose;
@@ -67,6 +70,21 @@ static bool is_tcp(int fd, bool listens)
 
 	return (domain == AF_INET || domain == AF_INET6) && option(fd, SOL_SOCKET, SO_TYPE) == SOCK_STREAM &&
 	       option(fd, SOL_SOCKET, SO_PROTOCOL) == IPPROTO_TCP && option(fd, SOL_SOCKET, SO_ACCEPTCONN) == listens;
+}
+
+void ours_set(int fd, bool on)
+{
+	if ((unsigned int)fd >= TABLE_SIZE)
+		return;
+	if (on)
+		atomic_fetch_or(&ours[fd / 64], 1ull << fd % 64);
+	else
+		atomic_fetch_and(&ours[fd / 64], ~(1ull << fd % 64));
+}
+
+static bool is_ours(int fd)
+{
+	return (unsigned int)fd < TABLE_SIZE && atomic_load_explicit(&ours[fd / 64], memory_order_relaxed) >> fd % 64 & 1;
 }
 
 /* The record of a number, which is not in use. Called with the lock held. */
@@ -122,6 +140,7 @@ void record_make(int fd, int backlog)
 	r->backlog = backlog;
 	r->box = got.box;
 	r->box_cookie = fd_cookie(got.box);
+	ours_set(got.box, true);
 	atomic_store(&r->forced, false);
 	atomic_store(&r->blocking, !(SYS(fcntl, fd, F_GETFL, 0) & O_NONBLOCK));
 	atomic_store(&r->page, got.page);
@@ -136,8 +155,11 @@ static void record_end(struct record *r)
 	atomic_fetch_add_explicit(&r->gen, 1, memory_order_release);
 	for (struct seat *s = atomic_load(&r->seats); s; s = s->next)
 		seat_leave(r, s);
-	if (r->box >= 0 && fd_cookie(r->box) == r->box_cookie)
-		fd_close(r->box);
+	if (r->box >= 0) {
+		ours_set(r->box, false);
+		if (fd_cookie(r->box) == r->box_cookie)
+			fd_close(r->box);
+	}
 	r->box = -1;
 }
 
@@ -152,9 +174,9 @@ void record_drop(int fd)
 	table_unlock();
 }
 
-/* The program closes what is not a listener of its own, but may be ours. */
 void record_lost(int fd)
 {
+	ours_set(fd, false);
 	for (int i = 0; i < TABLE_SIZE; i++) {
 		struct record *r = record_of(i);
 
@@ -218,14 +240,21 @@ hook int listen(int fd, int backlog)
 	return ret;
 }
 
+/* A number that the program closes, or gives to another file. */
+static void number_taken(int fd)
+{
+	if (record_of(fd))
+		record_drop(fd);
+	else if (is_ours(fd))
+		record_lost(fd);
+}
+
 hook int close(int fd)
 {
-	if (record_of(fd)) {
-		int err = errno;
+	int err = errno;
 
-		record_drop(fd);
-		errno = err;
-	}
+	number_taken(fd);
+	errno = err;
 	return REAL(close)(fd);
 }
 
@@ -240,23 +269,22 @@ hook int shutdown(int fd, int how)
 
 hook int dup2(int old, int new)
 {
-	if (old != new && record_of(new))
-		record_drop(new);
+	if (old != new)
+		number_taken(new);
 	return REAL(dup2)(old, new);
 }
 
 hook int dup3(int old, int new, int flags)
 {
-	if (old != new && record_of(new))
-		record_drop(new);
+	if (old != new)
+		number_taken(new);
 	return REAL(dup3)(old, new, flags);
 }
 
 static void range_closed(unsigned int first, unsigned int last)
 {
 	for (unsigned int fd = first; fd <= last && fd < TABLE_SIZE; fd++) {
-		if (record_of(fd))
-			record_drop(fd);
+		number_taken(fd);
 	}
 }
 
@@ -332,6 +360,7 @@ static __attribute__((constructor)) void start(void)
 		return;
 	}
 	enabled = true;
+	seats_start();
 	pthread_atfork(before_fork, after_fork, child_of_fork);
 	adopt_inherited();
 }
