@@ -349,8 +349,8 @@ func TestFastSkew(t *testing.T) {
 	s.settle(f)
 }
 
-// Workers that stop to wait for their listener, as nginx does with
-// accept_mutex, leave nothing in a queue of their own; nor do threads that end.
+// Workers that stop to wait for their listener for a while, as nginx does with
+// accept_mutex, lose no connection; nor do threads that end.
 func TestFastRestingWorkers(t *testing.T) {
 	Require(t, Program("nginx"), Program("/usr/bin/python3"))
 	s := newFastSite(t, "")

@@ -70,7 +70,6 @@ static int begin_wait(struct record *r, struct seat *s, int epfd, const struct e
 		return 0;	/* more than we keep: by the original alone */
 	w->epfd = epfd;
 	w->ev = *ev;
-	seat_wake(r, s);
 	if (atomic_load(&s->clone) >= 0) {
 		wait_add(r, s, w);
 		wait_exclusive(r, w);
@@ -112,7 +111,6 @@ static int end_wait(struct record *r, struct seat *s, int epfd)
 		w->epfd = -1;
 	if (clone >= 0)
 		control(epfd, EPOLL_CTL_DEL, clone, NULL);
-	seat_rest(r, s);
 	return control(epfd, EPOLL_CTL_DEL, r->fd, NULL);
 }
 

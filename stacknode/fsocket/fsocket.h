@@ -81,7 +81,6 @@ struct seat {
 	bool tagged;		/* the clone has SO_INCOMING_CPU */
 	bool pinned;		/* by us */
 	bool blocks;		/* waits in accept(2) */
-	bool idle;		/* has stopped to wait: the clone does not listen */
 	uint64_t cookie;	/* of the clone */
 	cpu_set_t user_mask;	/* where the thread could run before */
 	unsigned int turn;	/* accepts */
@@ -139,8 +138,6 @@ hidden void seat_clone_gone(struct record *r, struct seat *s);
 hidden void seat_leave(struct record *r, struct seat *s);
 hidden void seats_forked(void);
 hidden void seats_start(void);
-hidden void seat_rest(struct record *r, struct seat *s);
-hidden void seat_wake(struct record *r, struct seat *s);
 
 static inline struct stackfs_slot *page_slot(struct stackfs_page *p, int cpu)
 {

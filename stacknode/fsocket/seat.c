@@ -171,7 +171,7 @@ struct seat *seat_get(struct record *r)
 	s = seat_free(r);
 	if (s) {
 		atomic_store(&s->clone, -1);
-		s->tagged = s->pinned = s->blocks = s->idle = false;
+		s->tagged = s->pinned = s->blocks = false;
 		s->turn = s->sample = 0;
 		s->retry = 0;
 		for (int i = 0; i < SEAT_EPOLLS; i++)
@@ -238,7 +238,6 @@ void seat_upgrade(struct record *r, struct seat *s)
 	cookie = fd_cookie(fd);
 	ours_set(fd, true);
 	s->cookie = cookie;
-	s->idle = false;
 	/* Tagged before it listens: it gets nothing that is not for it. */
 	atomic_store(&s->clone, fd);
 	steer_on(r, s);
@@ -263,7 +262,7 @@ void seat_clone_gone(struct record *r, struct seat *s)
 {
 	int clone = atomic_load(&s->clone);
 
-	if (clone < 0 || s->idle)
+	if (clone < 0)
 		return;
 	if (fd_cookie(clone) == s->cookie && SYS(listen, clone, r->backlog) == 0) {
 		debug("the clone of %d listens again", r->fd);
@@ -271,36 +270,6 @@ void seat_clone_gone(struct record *r, struct seat *s)
 	}
 	clone_close(s);
 	s->retry = 0;
-}
-
-/*
- * The worker has stopped to wait for the listener: so does its clone, whose
- * queue goes to the others, or to the original until somebody accepts again.
- */
-void seat_rest(struct record *r, struct seat *s)
-{
-	int clone = atomic_load(&s->clone);
-
-	if (clone < 0 || s->idle)
-		return;
-	for (int i = 0; i < SEAT_EPOLLS; i++) {
-		if (s->waits[i].epfd >= 0)
-			return;
-	}
-	s->idle = true;
-	SYS(shutdown, clone, SHUT_RD);
-	debug("the clone of %d rests", r->fd);
-}
-
-void seat_wake(struct record *r, struct seat *s)
-{
-	int clone = atomic_load(&s->clone);
-
-	if (clone < 0 || !s->idle)
-		return;
-	s->idle = false;
-	if (SYS(listen, clone, r->backlog))
-		clone_close(s);
 }
 
 /* Called with the lock held. */
