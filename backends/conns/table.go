@@ -199,7 +199,9 @@ func (t *tables) exactly(ctx context.Context, e *entry, l links, attrs ...uint16
 		})
 		return s, err
 	}
-	seen, err := t.looks.share(ctx, e)
+	// Not interrupted: a look takes no longer than a system call does, and
+	// open(2) would fail with EINTR for a signal that it needs not notice.
+	seen, err := t.looks.share(context.WithoutCancel(ctx), e)
 	if err != nil {
 		return nil, err
 	}
