@@ -193,6 +193,16 @@ type rig struct {
 // rigs are made with stacks by name.
 func newRig(t *testing.T, spec stacknode.Spec, stacks map[string]*fakeStack) *rig {
 	t.Helper()
+	list := map[string]stacknode.Backend{}
+	for name, s := range stacks {
+		list[name] = s
+	}
+	return newRigOf(t, spec, list)
+}
+
+// newRigOf is newRig for any backends.
+func newRigOf(t *testing.T, spec stacknode.Spec, stacks map[string]stacknode.Backend) *rig {
+	t.Helper()
 	reg := stacknode.NewRegistry(func(s stacknode.Spec) (stacknode.Backend, error) { return stacks[s.Name], nil })
 	names := []string{}
 	for name := range stacks {
