@@ -2,7 +2,11 @@ package conns
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"hash/fnv"
+	"io"
+	"os"
 	"sync"
 	"sync/atomic"
 
@@ -13,13 +17,24 @@ import (
 
 // Tags tell apart the sockets of stacks that share a namespace: a mark in the
 // kernel's storage of a socket, which those that a listener accepts inherit
-// (BPF_MAP_TYPE_SK_STORAGE with BPF_F_CLONE, since 5.4). The zero Tags is
-// ready. A daemon's tags go with it.
+// (BPF_MAP_TYPE_SK_STORAGE with BPF_F_CLONE, since 5.4). They go with the last
+// of the daemon and of the listeners that Keep was called for.
 type Tags struct {
-	once  sync.Once
+	name string // of the map
+
+	mu    sync.Mutex // guards the fields below
 	m     *ebpf.Map
 	err   error
-	inUse atomic.Bool // something has been tagged
+	tried bool
+
+	inUse atomic.Bool // something has been tagged; m is there and stays
+}
+
+// NewTags returns the tags of the daemon that serves dir. Nothing is made yet.
+func NewTags(dir string) *Tags {
+	h := fnv.New32a()
+	io.WriteString(h, dir)
+	return &Tags{name: fmt.Sprintf("stackfs_%07x", h.Sum32()>>4)} // at most 15 bytes
 }
 
 // Tagged says which sockets of the namespace are a stack's.
@@ -38,31 +53,95 @@ const (
 	diagStorages  = 20
 )
 
-func (t *Tags) load() error {
-	t.once.Do(func() {
+const tagFlags = unix.BPF_F_NO_PREALLOC | unix.BPF_F_CLONE
+
+// Adopt takes over the tags that an earlier daemon for the same directory has
+// left, if there are any.
+func (t *Tags) Adopt() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.tried {
+		return nil
+	}
+	m, err := findTags(t.name)
+	if err != nil {
+		return fmt.Errorf("tags of the earlier daemon: %w", err)
+	}
+	if m != nil {
+		t.m, t.tried = m, true
+		t.inUse.Store(true)
+	}
+	return nil
+}
+
+// findTags looks for a map of tags among all maps there are; nil: there is
+// none. Needs CAP_SYS_ADMIN.
+func findTags(name string) (*ebpf.Map, error) {
+	for id := ebpf.MapID(0); ; {
+		next, err := ebpf.MapGetNextID(id)
+		if errors.Is(err, os.ErrNotExist) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		id = next
+		m, err := ebpf.NewMapFromID(id)
+		if err != nil {
+			continue // it is gone
+		}
+		info, err := m.Info()
+		if err == nil && info.Name == name && m.Type() == ebpf.SkStorage && m.KeySize() == 4 && m.ValueSize() == 4 && m.Flags() == tagFlags {
+			return m, nil
+		}
+		m.Close()
+	}
+}
+
+func (t *Tags) load() (*ebpf.Map, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.tried {
+		t.tried = true
 		integer := &btf.Int{Name: "int", Size: 4, Encoding: btf.Signed}
 		t.m, t.err = ebpf.NewMap(&ebpf.MapSpec{
-			Name: "stackfs_tags", Type: ebpf.SkStorage, KeySize: 4, ValueSize: 4,
-			Flags: unix.BPF_F_NO_PREALLOC | unix.BPF_F_CLONE, Key: integer, Value: integer,
+			Name: t.name, Type: ebpf.SkStorage, KeySize: 4, ValueSize: 4, Flags: tagFlags, Key: integer, Value: integer,
 		})
-	})
-	return t.err
+	}
+	return t.m, t.err
 }
 
 // Put tags a socket.
 func (t *Tags) Put(fd int) error {
-	if err := t.load(); err != nil {
-		return fmt.Errorf("tag a socket: %w", err)
+	m, err := t.load()
+	if err == nil {
+		err = m.Put(int32(fd), int32(1))
 	}
-	if err := t.m.Put(int32(fd), int32(1)); err != nil {
+	if err != nil {
 		return fmt.Errorf("tag a socket: %w", err)
 	}
 	t.inUse.Store(true)
 	return nil
 }
 
+// Keep makes the tags stay as long as p does, so that the next daemon finds
+// them. Since 5.10.
+func (t *Tags) Keep(p *ebpf.Program) error {
+	m, err := t.load()
+	if err == nil {
+		err = p.BindMap(m)
+	}
+	if err != nil {
+		return fmt.Errorf("keep the tags: %w", err)
+	}
+	return nil
+}
+
 // Check returns why sockets cannot be tagged.
-func (t *Tags) Check() error { return t.load() }
+func (t *Tags) Check() error {
+	_, err := t.load()
+	return err
+}
 
 // request adds to a dump that it tells of the tags, if there are any.
 func (t *Tags) request() []byte {

@@ -10,7 +10,7 @@ func (s *server) connsEnv(cfg *config) conns.Env {
 		Engine:  conns.NewEngine(conns.Mode(cfg.Checkpoint), s.log, s.startGuardian),
 		Seals:   conns.NewSeals(cfg.StateDir),
 		Holders: conns.NewHolders(),
-		Tags:    new(conns.Tags),
+		Tags:    conns.NewTags(s.opts.Dir),
 		Version: version,
 	}
 }
