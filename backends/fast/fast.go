@@ -28,6 +28,8 @@ type Fast struct {
 	quota   *stacknode.Quota
 
 	untagged atomic.Bool // the log has that sockets are not tagged
+	kept     sync.Once   // the tags, by the program of the groups
+	serving  sync.WaitGroup
 
 	mu     sync.Mutex // guards the fields below
 	groups map[*group]bool
@@ -73,6 +75,11 @@ func New(spec stacknode.Spec, env worker.Env, cenv conns.Env) (*Fast, error) {
 		OnlySelf: !spec.Foreign, Tagged: conns.OnlyTagged, Env: cenv,
 	})
 	f.migrate.open(spec.Fast.MigrateSysctl, w.Do, f.log)
+	if f.tags != nil {
+		if err := f.tags.Adopt(); err != nil {
+			f.log.Debug("connections of an earlier daemon are listed as the kernel's", "err", err)
+		}
+	}
 	return f, nil
 }
 
@@ -102,6 +109,7 @@ func (f *Fast) Close() error {
 	if watch != nil {
 		watch.close()
 	}
+	f.serving.Wait()
 	return errors.Join(f.migrate.close(), f.Stack.Close(), f.Worker.Close())
 }
 
@@ -111,12 +119,20 @@ func (f *Fast) tag(fd int) {
 	if f.tags == nil {
 		return
 	}
-	if err := f.tags.Put(fd); err != nil && !f.untagged.Swap(true) {
-		f.log.Warn("connections of the fast stack are listed as the kernel's", "err", err)
+	if err := f.tags.Put(fd); err != nil {
+		if !f.untagged.Swap(true) {
+			f.log.Warn("connections of the fast stack are listed as the kernel's", "err", err)
+		}
+		return
 	}
+	f.kept.Do(func() {
+		if err := f.migrate.keep(f.tags); err != nil {
+			f.log.Debug("after a restart connections of the fast stack are listed as the kernel's", "err", err)
+		}
+	})
 }
 
-// add makes g one of the groups that are watched.
+// add serves g, and makes it one of the groups that are watched.
 func (f *Fast) add(g *group) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -127,6 +143,7 @@ func (f *Fast) add(g *group) error {
 	if f.watch == nil {
 		f.watch = startWatch(f)
 	}
+	f.serving.Go(g.serve)
 	return nil
 }
 
@@ -134,11 +151,9 @@ func (f *Fast) add(g *group) error {
 func (f *Fast) drop(g *group) {
 	f.mu.Lock()
 	delete(f.groups, g)
-	watch := f.watch
-	if len(f.groups) > 0 {
-		watch = nil
-	} else {
-		f.watch = nil
+	var watch *watch
+	if len(f.groups) == 0 {
+		watch, f.watch = f.watch, nil
 	}
 	f.mu.Unlock()
 	if watch != nil {

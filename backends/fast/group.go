@@ -4,14 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"runtime"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/stackfs/stackfs/stacknode"
+	"github.com/stackfs/stackfs/stacknode/peer"
 	"github.com/stackfs/stackfs/stacknode/uapi"
 )
 
@@ -25,6 +28,7 @@ func boxSize() int { return min(2*runtime.NumCPU(), maxBox) }
 // An original is the listener that clones are made of, as it was.
 type original struct {
 	cookie   uint64
+	shared   bool // it had SO_REUSEPORT
 	uid, gid uint32
 	family   int
 	addr     unix.Sockaddr
@@ -38,56 +42,52 @@ type group struct {
 	page    *page
 	release func() // of the quota
 	size    int
+	ended   chan struct{} // closed by close
 
 	mu     sync.Mutex // guards the fields below
 	box    *os.File   // our end of it; nil: closed
 	unread int        // bytes of the box that one clone takes, by SIOCOUTQ
-	clones map[uint64]bool
+	clones issued
 	stuck  map[uint64]suspect
 	noted  string // by the watch, for status
 }
 
 // Spawn implements stacknode.Spawner.
-func (f *Fast) Spawn(ctx context.Context, caller *stacknode.Caller, sock *os.File) (*stacknode.Spawned, error) {
-	var o original
-	var oerr error
-	if err := control(sock, func(fd int) {
-		oerr = f.Do(func() (err error) {
-			o, err = f.inspect(fd, caller)
-			return err
-		})
-	}); err != nil {
+func (f *Fast) Spawn(ctx context.Context, caller *stacknode.Caller, sock *os.File) (spawned *stacknode.Spawned, err error) {
+	if err := checkCgroup(caller.TID); err != nil {
 		return nil, err
-	}
-	if oerr != nil {
-		return nil, oerr
 	}
 	release, err := f.quota.Acquire(caller.RealUID)
 	if err != nil {
 		return nil, err
 	}
-	g := &group{fast: f, origin: o, release: release, size: boxSize(), clones: map[uint64]bool{}}
-	spawned, err := g.open()
-	if err == nil {
-		err = f.add(g)
-	}
-	if err == nil {
-		var aerr error
-		err = control(sock, func(fd int) {
-			f.tag(fd)
-			aerr = f.migrate.attach(fd)
-		})
-		err = errors.Join(err, aerr)
-	}
-	if err != nil {
-		g.close()
-		if spawned != nil {
-			spawned.Close()
+	g := &group{fast: f, release: release, size: boxSize(), ended: make(chan struct{})}
+	defer func() {
+		if err != nil {
+			g.close()
+			f.drop(g)
 		}
+	}()
+	cerr := control(sock, func(fd int) {
+		err = f.Do(func() (err error) {
+			g.origin, err = f.inspect(fd, caller)
+			return err
+		})
+		if err != nil {
+			return
+		}
+		if spawned, err = g.open(fd); err != nil {
+			g.origin.leave(fd)
+		}
+	})
+	if err = errors.Join(cerr, err); err != nil {
 		return nil, err
 	}
-	go g.serve()
-	f.log.Debug("listener has clones", "address", g.address(), "uid", o.uid, "clones", g.size)
+	if err = f.add(g); err != nil {
+		spawned.Close()
+		return nil, err
+	}
+	f.log.Debug("listener has clones", "address", g.address(), "uid", g.origin.uid, "clones", g.size)
 	return spawned, nil
 }
 
@@ -115,10 +115,21 @@ func (f *Fast) inspect(fd int, caller *stacknode.Caller) (o original, err error)
 		return o, os.NewSyscallError("socket", err)
 	}
 	defer unix.Close(fresh)
-	if o.settings, err = settings(fd, fresh, o.family); err != nil {
-		return o, err
+	o.settings, err = settings(fd, fresh, o.family)
+	return o, err
+}
+
+// join makes fd, which is the original, one that others may share its address
+// with.
+func (o *original) join(fd int) error {
+	return os.NewSyscallError("setsockopt SO_REUSEPORT", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1))
+}
+
+// leave undoes join: the program goes on as it would without clones.
+func (o *original) leave(fd int) {
+	if !o.shared {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 0)
 	}
-	return o, os.NewSyscallError("setsockopt SO_REUSEPORT", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1))
 }
 
 // checkKind checks that fd is a TCP socket of this stack.
@@ -171,34 +182,43 @@ func checkBound(fd int, o *original) error {
 	if err != nil {
 		return os.NewSyscallError("getsockopt SO_REUSEPORT", err)
 	}
-	if listens != 0 && reuse == 0 {
+	if o.shared = reuse != 0; listens != 0 && !o.shared {
 		return fmt.Errorf("the socket listens without SO_REUSEPORT: %w", unix.EINVAL)
 	}
 	return nil
 }
 
-// open makes box and page and fills the box.
-func (g *group) open() (*stacknode.Spawned, error) {
+// open makes box and page, fills the box and makes fd, the original, one of
+// the group.
+func (g *group) open(fd int) (s *stacknode.Spawned, err error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("socketpair", err)
 	}
 	g.box = os.NewFile(uintptr(pair[0]), "box")
-	his := os.NewFile(uintptr(pair[1]), "box")
-	pg, file, err := newPage(g.fast.spec.Fast.Spawn)
-	if err != nil {
-		his.Close()
-		return nil, err
+	s = &stacknode.Spawned{Box: os.NewFile(uintptr(pair[1]), "box"), Size: g.size}
+	defer func() {
+		if err != nil {
+			s.Close()
+			s = nil
+		}
+	}()
+	if err := peer.RefuseRights(pair[0]); err != nil {
+		return s, err
 	}
-	g.page = pg
-	s := &stacknode.Spawned{Box: his, Page: file, Size: g.size}
+	if g.page, s.Page, err = newPage(g.fast.spec.Fast.Spawn); err != nil {
+		return s, err
+	}
+	if err := g.origin.join(fd); err != nil {
+		return s, err
+	}
 	for range g.size {
 		if err := g.put(); err != nil {
-			s.Close()
-			return nil, err
+			return s, err
 		}
 	}
-	return s, nil
+	g.fast.tag(fd)
+	return s, g.fast.migrate.attach(fd)
 }
 
 // put makes a clone and puts it into the box, if that is not full.
@@ -231,7 +251,7 @@ func (g *group) put() error {
 	if err = errors.Join(err, os.NewSyscallError("sendmsg", serr)); err != nil {
 		return err
 	}
-	g.clones[cookie] = true
+	g.clones.add(cookie)
 	if g.unread == 0 {
 		g.unread, err = unread(g.box)
 	}
@@ -283,15 +303,20 @@ func (g *group) dress(fd int) (cookie uint64, err error) {
 // serve puts a clone into the box for each that was taken, until the last
 // copy of its other end is closed.
 func (g *group) serve() {
+	g.mu.Lock()
 	box := g.box
-	b := make([]byte, 16)
-	for {
+	g.mu.Unlock()
+	pace := pace{limit: refills * g.size, per: time.Second}
+	for b := make([]byte, 16); box != nil; {
 		n, err := box.Read(b)
 		if err != nil || n == 0 {
 			break
 		}
 		if b[0] != uapi.BoxMore {
 			continue
+		}
+		if !pace.wait(g.ended) {
+			break
 		}
 		if err := g.put(); err != nil {
 			if !errors.Is(err, stacknode.ErrClosed) {
@@ -311,6 +336,7 @@ func (g *group) close() {
 	g.box = nil
 	g.mu.Unlock()
 	if box != nil {
+		close(g.ended)
 		box.Close()
 	}
 	if g.page != nil {
@@ -323,7 +349,7 @@ func (g *group) close() {
 func (g *group) has(cookie uint64) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.clones[cookie]
+	return g.clones.has(cookie)
 }
 
 // suspect counts that the worker of a clone has left its queue alone, and
@@ -344,11 +370,11 @@ func (g *group) suspect(s slotView) bool {
 	return last.looks >= stuckLooks
 }
 
-// clear forgets that a clone was suspected.
-func (g *group) clear(cookie uint64) {
+// clear forgets which clones were suspected, but for those in keep.
+func (g *group) clear(keep map[uint64]bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	delete(g.stuck, cookie)
+	maps.DeleteFunc(g.stuck, func(cookie uint64, _ suspect) bool { return !keep[cookie] })
 }
 
 func (g *group) note(text string) {

@@ -8,6 +8,8 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"golang.org/x/sys/unix"
+
+	"github.com/stackfs/stackfs/backends/conns"
 )
 
 // migrateSysctl lets the queues of all listeners of a namespace move.
@@ -54,6 +56,14 @@ func (m *migrator) attach(fd int) error {
 	}
 	return os.NewSyscallError("setsockopt SO_ATTACH_REUSEPORT_EBPF",
 		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ATTACH_REUSEPORT_EBPF, m.prog.FD()))
+}
+
+// keep makes tags stay as long as there are groups with the program.
+func (m *migrator) keep(tags *conns.Tags) error {
+	if m.prog == nil {
+		return nil
+	}
+	return tags.Keep(m.prog)
 }
 
 // close forgets the program; groups that have it keep it.

@@ -117,11 +117,11 @@ func (p *page) headView() headView {
 		return headView{}
 	}
 	h := (*uapi.Page)(unsafe.Pointer(&p.mem[0]))
-	v := headView{workers: atomic.LoadUint32(&h.Workers), reason: atomic.LoadUint32(&h.Reason), shared: atomic.LoadUint64(&h.Shared)}
+	v := headView{workers: min(atomic.LoadUint32(&h.Workers), uint32(p.slots)), reason: atomic.LoadUint32(&h.Reason), shared: atomic.LoadUint64(&h.Shared)}
 	var now unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err == nil {
-		if ago := now.Nano() - int64(atomic.LoadUint64(&h.Since)); ago > 0 {
-			v.since = time.Duration(ago)
+		if since := atomic.LoadUint64(&h.Since); since <= uint64(now.Nano()) {
+			v.since = time.Duration(uint64(now.Nano()) - since)
 		}
 	}
 	return v

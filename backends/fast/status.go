@@ -18,6 +18,7 @@ func (f *Fast) Describe() []stacknode.Line {
 	lines := append(f.Stack.Describe(),
 		stacknode.Line{Key: "engine", Value: "reuseport"},
 		stacknode.Line{Key: "migrate", Value: f.migrate.how},
+		stacknode.Line{Key: "tags", Value: f.describeTags()},
 		stacknode.Line{Key: "spawn", Value: fmt.Sprint(f.spec.Fast.Spawn)})
 	groups := f.all()
 	slices.SortFunc(groups, func(a, b *group) int {
@@ -27,6 +28,18 @@ func (f *Fast) Describe() []stacknode.Line {
 		lines = append(lines, g.describe()...)
 	}
 	return lines
+}
+
+// describeTags says whether connections of this stack are told from those of
+// the stack kernel.
+func (f *Fast) describeTags() string {
+	if f.tags == nil {
+		return "no"
+	}
+	if err := f.tags.Check(); err != nil {
+		return fmt.Sprintf("no (bpf: %v): its connections are listed as the kernel's", err)
+	}
+	return "bpf"
 }
 
 // steering says what a reason of a page means.
@@ -48,7 +61,7 @@ func (g *group) describe() []stacknode.Line {
 		why = "unknown"
 	}
 	text := fmt.Sprintf("%s uid=%d workers=%d local=%d remote=%d shared=%d local_share=%s steering=%s",
-		g.address(), g.origin.uid, head.workers, local, remote, head.shared, share(local, local+remote+head.shared), why)
+		g.address(), g.origin.uid, head.workers, local, remote, head.shared, share(local, remote, head.shared), why)
 	if head.since > 0 && head.reason != uapi.SteerNone {
 		text += fmt.Sprintf(", for %v", head.since.Round(time.Second))
 	}
@@ -76,10 +89,15 @@ func (s slotView) describe(g *group) string {
 	return fmt.Sprintf("%d %s tid=%d %s local=%d remote=%d arrived=%d", s.cpu, g.address(), s.tid, strings.Join(flags, ","), s.local, s.remote, s.arrived)
 }
 
-// share is a part of a whole as a percentage.
-func share(part, whole uint64) string {
+// share is the percentage of local ones among all. The numbers are anybody's,
+// so their sum need not fit.
+func share(local uint64, others ...uint64) string {
+	whole := float64(local)
+	for _, n := range others {
+		whole += float64(n)
+	}
 	if whole == 0 {
 		return "-"
 	}
-	return fmt.Sprintf("%.1f%%", 100*float64(part)/float64(whole))
+	return fmt.Sprintf("%.1f%%", 100*float64(local)/whole)
 }

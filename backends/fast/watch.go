@@ -41,7 +41,11 @@ func startWatch(f *Fast) *watch {
 	return w
 }
 
-func (w *watch) close() { w.stop() }
+// close ends the watch and waits for it.
+func (w *watch) close() {
+	w.stop()
+	<-w.done
+}
 
 // A suspect is a clone whose queue was not empty at the last look.
 type suspect struct {
@@ -65,21 +69,24 @@ func (f *Fast) look(ctx context.Context) {
 		return
 	}
 	for _, g := range groups {
+		suspects := map[uint64]bool{}
 		for _, s := range g.page.slotViews() {
-			if n := queues[s.clone]; n > 0 && g.has(s.clone) {
-				if g.suspect(s) {
-					f.end(ctx, g, s, n)
-				}
-			} else {
-				g.clear(s.clone)
+			n := queues[s.clone]
+			// The page is written by anybody: a clone is looked at once.
+			if n == 0 || suspects[s.clone] || !g.has(s.clone) {
+				continue
+			}
+			if suspects[s.clone] = true; g.suspect(s) {
+				delete(suspects, s.clone)
+				f.end(ctx, g, s, n)
 			}
 		}
+		g.clear(suspects)
 	}
 }
 
 // end takes the listener of a stuck worker away.
 func (f *Fast) end(ctx context.Context, g *group, s slotView, waiting uint32) {
-	g.clear(s.clone)
 	if err := f.Stack.EndListener(ctx, s.clone); err != nil {
 		f.log.Warn("take a listener from a worker that accepts nothing", "address", g.address(), "cpu", s.cpu, "err", err)
 		return

@@ -110,15 +110,22 @@ func Channel() (mine, his *os.File, err error) {
 		return nil, nil, os.NewSyscallError("socketpair", err)
 	}
 	mine, his = os.NewFile(uintptr(pair[0]), "channel"), os.NewFile(uintptr(pair[1]), "channel")
-	// The kernel then refuses descriptors when they are sent, with EPERM.
-	// Before 6.16 it has no such option: they are dropped when received.
-	err = unix.SetsockoptInt(pair[0], unix.SOL_SOCKET, soPassRights, 0)
-	if err != nil && !errors.Is(err, unix.ENOPROTOOPT) {
+	if err := RefuseRights(pair[0]); err != nil {
 		mine.Close()
 		his.Close()
-		return nil, nil, os.NewSyscallError("setsockopt", err)
+		return nil, nil, err
 	}
 	return mine, his, nil
+}
+
+// RefuseRights makes the kernel refuse descriptors that are sent to fd, with
+// EPERM. Before 6.16 it has no such option: they are dropped when received.
+func RefuseRights(fd int) error {
+	err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, soPassRights, 0)
+	if errors.Is(err, unix.ENOPROTOOPT) {
+		return nil
+	}
+	return os.NewSyscallError("setsockopt SO_PASSRIGHTS", err)
 }
 
 const soPassRights = 83 // SO_PASSRIGHTS
