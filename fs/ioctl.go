@@ -149,14 +149,13 @@ func (n *stackNode) ioctlMsocket(ctx context.Context, in []byte) ([]byte, error)
 	defer done()
 
 	if m.Domain == stacknode.AFUnix && n.stack.State() == stacknode.Up ||
-		m.Flags&uapi.MsocketMake == 0 && n.stack.Self(c) && m.Type != -1 && n.stack.Families().Has(int(m.Domain)) {
+		m.Flags&uapi.MsocketMake == 0 && m.Type != -1 && n.stack.Families().Has(int(m.Domain)) &&
+			n.stack.Lets(c, int(m.Domain), int(m.Type), int(m.Protocol)) {
 		if err := n.stack.Admit(c); err != nil {
 			return nil, err
 		}
-		if r, ok := n.stack.Backend().(stacknode.Refuser); ok {
-			if err := r.Refuses(int(m.Domain), int(m.Type), int(m.Protocol)); err != nil {
-				return nil, err
-			}
+		if err := n.stack.Refuses(int(m.Domain), int(m.Type), int(m.Protocol)); err != nil {
+			return nil, err
 		}
 		m.Result = uapi.ResultSelf
 		return m.MarshalBinary()

@@ -70,6 +70,14 @@ type Refuser interface {
 	Refuses(domain, typ, proto int) error
 }
 
+// A Maker makes some sockets for callers that could make them themselves,
+// where the stack is their own namespace.
+type Maker interface {
+	// Makes tells whether that is so for a socket of the thread tid, which
+	// waits.
+	Makes(tid, domain, typ, proto int) bool
+}
+
 // A Drainer can refuse new sockets while its stack is being removed; the
 // error is then ErrClosed.
 type Drainer interface {

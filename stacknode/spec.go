@@ -76,6 +76,7 @@ type Spec struct {
 type FastSpec struct {
 	Spawn         int  // mode: 0 no clones, 1 for workers bound to a CPU, 2 workers are bound
 	MPTCP         bool // IPPROTO_MPTCP is allowed; such listeners have no clones
+	TagOpened     bool // connections that programs open are listed as the stack's too
 	MigrateSysctl bool // where BPF does not work: net.ipv4.tcp_migrate_req = 1
 }
 

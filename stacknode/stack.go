@@ -119,6 +119,25 @@ func (s *Stack) Self(caller *Caller) bool {
 	return id == caller.NetNS()
 }
 
+// Lets tells whether caller, who has passed Admit, is to make a socket of the
+// stack itself.
+func (s *Stack) Lets(caller *Caller, domain, typ, proto int) bool {
+	if !s.Self(caller) {
+		return false
+	}
+	m, ok := s.backend.(Maker)
+	return !ok || !m.Makes(caller.TID, domain, typ, proto)
+}
+
+// Refuses returns the errno that a socket of the stack is refused with, or
+// nil.
+func (s *Stack) Refuses(domain, typ, proto int) error {
+	if r, ok := s.backend.(Refuser); ok {
+		return r.Refuses(domain, typ, proto)
+	}
+	return nil
+}
+
 // Admit checks that the stack is up and serves caller at all. Returns
 // ErrClosed or ErrForeign. The mode of the node is not looked at: the
 // kernel did, when the caller opened it.

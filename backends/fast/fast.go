@@ -47,29 +47,34 @@ var (
 	_ stacknode.Checkpointer  = (*Fast)(nil)
 	_ stacknode.Describer     = (*Fast)(nil)
 	_ stacknode.Spawner       = (*Fast)(nil)
+	_ stacknode.Refuser       = (*Fast)(nil)
+	_ stacknode.Maker         = (*Fast)(nil)
 )
 
 // New returns the fast stack of the daemon's namespace. Unless spec.Foreign,
 // it serves only callers of that same namespace, as the stack kernel does.
 func New(spec stacknode.Spec, env worker.Env, cenv conns.Env) (*Fast, error) {
+	log := cenv.Log
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	f := &Fast{
+		spec: spec, log: log.With("stack", spec.Name), tags: cenv.Tags,
+		quota: stacknode.NewQuota(groupsPerUser), groups: map[*group]bool{},
+	}
 	w, err := worker.New(worker.Config{
 		Families: stacknode.InternetFamilies,
 		Grants:   spec.Grants,
 		OnlySelf: !spec.Foreign,
+		Makes:    f.Makes,
+		Made:     f.tag,
 		NoMPTCP:  !spec.Fast.MPTCP,
 		Env:      env,
 	})
 	if err != nil {
 		return nil, err
 	}
-	log := cenv.Log
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
-	f := &Fast{
-		Worker: w, spec: spec, log: log.With("stack", spec.Name), tags: cenv.Tags,
-		quota: stacknode.NewQuota(groupsPerUser), groups: map[*group]bool{},
-	}
+	f.Worker = w
 	f.Stack = conns.New(conns.Config{
 		Stack: spec.Name, Worker: w, Grants: spec.Grants, RestoreFrom: spec.Conns.RestoreFrom,
 		OnlySelf: !spec.Foreign, Tagged: conns.OnlyTagged, Env: cenv,
@@ -95,6 +100,17 @@ func (f *Fast) Refuses(domain, typ, proto int) error {
 	}
 	return nil
 }
+
+// Makes implements stacknode.Maker: a TCP socket that the caller makes itself
+// has no tag. Where connections that are opened are to have it, the daemon
+// makes the socket, if that passes the same cgroup programs.
+func (f *Fast) Makes(tid, domain, typ, proto int) bool {
+	tcp := (domain == unix.AF_INET || domain == unix.AF_INET6) && typ&sockTypeMask == unix.SOCK_STREAM && (proto == 0 || proto == unix.IPPROTO_TCP)
+	return f.spec.Fast.TagOpened && tcp && f.tags != nil && f.tags.Check() == nil && checkCgroup(tid) == nil
+}
+
+// sockTypeMask is SOCK_TYPE_MASK of <linux/net.h>.
+const sockTypeMask = 0xf
 
 // Close implements stacknode.Backend. The listeners and their clones go on.
 func (f *Fast) Close() error {

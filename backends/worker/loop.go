@@ -291,5 +291,13 @@ func (l *loop) plainSocket(uid, gid uint32, domain, typ, proto int) (fd int, err
 		l.log.Error("take on the caller's identity", "uid", uid, "err", err)
 		return -1, unix.EIO
 	}
-	return fastSocket(domain, typ|unix.SOCK_CLOEXEC, proto)
+	fd, errno = fastSocket(domain, typ|unix.SOCK_CLOEXEC, proto)
+	if errno == 0 && l.w.tells(domain, typ) {
+		if !l.shed() {
+			fastClose(fd)
+			return -1, unix.EIO
+		}
+		l.w.cfg.Made(fd)
+	}
+	return fd, errno
 }

@@ -87,8 +87,10 @@ func (r *runItem) quick(l *loop, n *Notif) bool {
 		if l.w.refuses() || !l.watched.inNetNS(int(n.PID), l.w.id) {
 			return false
 		}
-		notifSend(r.fd, n.ID, 0, 0, notifContinue)
-		return true
+		if !l.watched.makes(int(n.PID), l.w.cfg.Makes, domain, typ, proto) {
+			notifSend(r.fd, n.ID, 0, 0, notifContinue)
+			return true
+		}
 	}
 	if !plain(domain, typ, proto) {
 		return false
@@ -219,7 +221,9 @@ func (r *runItem) decide(n *Notif) (fd, typ int, err error) {
 		if err := w.lacks(domain, proto); err != nil {
 			return -1, 0, err
 		}
-		return own()
+		if w.cfg.Makes == nil || !w.cfg.Makes(caller.TID, domain, typ, proto) {
+			return own()
+		}
 	}
 	fd, err = r.l.w.socket(caller, domain, typ, proto)
 	return fd, typ, err
@@ -238,7 +242,10 @@ func (r *runItem) nested(caller *stacknode.Caller, domain, typ, proto int, own f
 	if err := stack.Admit(caller); err != nil {
 		return -1, 0, err
 	}
-	if stack.Self(caller) {
+	if err := stack.Refuses(domain, typ, proto); err != nil {
+		return -1, 0, err
+	}
+	if stack.Lets(caller, domain, typ, proto) {
 		return own()
 	}
 	f, err := stack.Socket(context.Background(), caller, domain, typ, proto)

@@ -5,6 +5,7 @@ import (
 	"os"
 	"strconv"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -85,6 +86,32 @@ type watched struct {
 	tid   int
 	pidfd int // -1: none
 	nsdir int // /proc/TID/ns; -1: none
+
+	asked time.Time // when made was found out; zero: it is not known
+	made  bool
+}
+
+// madeKept is how long it is not asked again whether a thread's sockets are
+// made for it.
+const madeKept = time.Second
+
+// makes asks fn about a thread that inNetNS has just looked at.
+func (w *watched) makes(tid int, fn func(tid, domain, typ, proto int) bool, domain, typ, proto int) bool {
+	if fn == nil || !plain(domain, typ, proto) || typ&sockTypeMask != unix.SOCK_STREAM || proto == unix.IPPROTO_MPTCP {
+		return false
+	}
+	if now := time.Now(); w.asked.IsZero() || now.Sub(w.asked) >= madeKept {
+		w.made, w.asked = fn(tid, domain, typ, proto), now
+	}
+	return w.made
+}
+
+// turn makes the thread tid the one that is watched.
+func (w *watched) turn(tid int) {
+	if w.tid != tid {
+		w.close()
+		w.tid = tid
+	}
 }
 
 func (w *watched) close() {
@@ -102,13 +129,12 @@ func (w *watched) close() {
 // thread is gone.
 func (w *watched) credentials(tid int) (uid, gid uint32, e syscall.Errno) {
 	for range 2 {
-		if w.tid != tid || w.pidfd < 0 {
-			w.close()
+		if w.turn(tid); w.pidfd < 0 {
 			fd, _, e := unix.RawSyscall(unix.SYS_PIDFD_OPEN, uintptr(tid), peer.PidfdThread, 0)
 			if e != 0 {
 				return 0, 0, e
 			}
-			w.tid, w.pidfd = tid, int(fd)
+			w.pidfd = int(fd)
 		}
 		ids, err := peer.ThreadIDs(w.pidfd)
 		if e = err; e != unix.ESRCH {
@@ -122,13 +148,12 @@ func (w *watched) credentials(tid int) (uid, gid uint32, e syscall.Errno) {
 // inNetNS tells whether a thread is in the network namespace id.
 func (w *watched) inNetNS(tid int, id stacknode.NSID) bool {
 	for range 2 {
-		if w.tid != tid || w.nsdir < 0 {
-			w.close()
+		if w.turn(tid); w.nsdir < 0 {
 			fd, err := unix.Open("/proc/"+strconv.Itoa(tid)+"/ns", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 			if err != nil {
 				return false
 			}
-			w.tid, w.nsdir = tid, fd
+			w.nsdir = fd
 		}
 		var st unix.Stat_t
 		if unix.Fstatat(w.nsdir, "net", &st, 0) == nil {

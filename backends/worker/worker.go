@@ -25,6 +25,12 @@ type Config struct {
 	// OnlySelf refuses callers that are in another namespace, and lets
 	// those under a run make their sockets themselves.
 	OnlySelf bool
+	// Makes tells, with OnlySelf, whether the worker makes a socket that the
+	// thread tid could make itself; nil: never.
+	Makes func(tid, domain, typ, proto int) bool
+	// Made is called with each internet stream socket that was made, before
+	// anybody has it, with the daemon's rights; nil: nothing is.
+	Made func(fd int)
 	// NoMPTCP refuses IPPROTO_MPTCP with EPROTONOSUPPORT.
 	NoMPTCP bool
 	// Gone makes every request fail with stacknode.ErrClosed.
@@ -170,7 +176,16 @@ func (w *Worker) socket(caller *stacknode.Caller, domain, typ, proto int) (fd in
 		unix.Close(fd)
 		return -1, err
 	}
+	if err == nil && w.tells(domain, typ) {
+		w.cfg.Made(fd)
+	}
 	return fd, err
+}
+
+// tells tells whether the stack is told of such sockets.
+func (w *Worker) tells(domain, typ int) bool {
+	internet := domain == unix.AF_INET || domain == unix.AF_INET6
+	return w.cfg.Made != nil && internet && typ&sockTypeMask == unix.SOCK_STREAM
 }
 
 // lacks returns the error for a socket that the stack has not.

@@ -52,6 +52,7 @@ type fileStack struct {
 	Uplink     *fileUplink `toml:"uplink"`
 
 	Spawn         *int64 `toml:"spawn"`
+	TagOpened     *bool  `toml:"tag_opened"`
 	MigrateSysctl *bool  `toml:"migrate_sysctl"`
 }
 

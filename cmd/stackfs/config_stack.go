@@ -20,12 +20,12 @@ func keysOfKind(kind stacknode.Kind) []string {
 	case stacknode.KindKernel:
 		return append(keys, "foreign", "grant", "connections", "restore_from")
 	case stacknode.KindFast:
-		return append(keys, "foreign", "grant", "connections", "restore_from", "spawn", "mptcp", "migrate_sysctl")
+		return append(keys, "foreign", "grant", "connections", "restore_from", "spawn", "mptcp", "tag_opened", "migrate_sysctl")
 	case stacknode.KindNull:
 		return keys
 	}
 	return slices.DeleteFunc(tomlKeys(reflect.TypeFor[fileStack]()), func(k string) bool {
-		return k == "foreign" || k == "spawn" || k == "migrate_sysctl"
+		return k == "foreign" || k == "spawn" || k == "tag_opened" || k == "migrate_sysctl"
 	})
 }
 
@@ -73,6 +73,7 @@ func (s *source) fast(key string, f fileStack) stacknode.FastSpec {
 		spec.Spawn = int(*f.Spawn)
 	}
 	spec.MPTCP = f.MPTCP != nil && *f.MPTCP
+	spec.TagOpened = f.TagOpened != nil && *f.TagOpened
 	spec.MigrateSysctl = f.MigrateSysctl != nil && *f.MigrateSysctl
 	return spec
 }

@@ -101,6 +101,7 @@ connections = "all"
 [stack.fast]
 spawn = 1
 mptcp = true
+tag_opened = true
 migrate_sysctl = true
 
 [stack.kernel]
@@ -124,7 +125,7 @@ group = "net"
 		Builtin: []stacknode.Spec{
 			{Name: "kernel", Kind: "kernel", Mode: 0o711, Foreign: true, Grants: []stacknode.Grant{{UIDs: []uint32{1000}, Packet: true}},
 				Conns: stacknode.ConnsSpec{Visible: stacknode.VisibleOff, RestoreFrom: []string{"lab"}}},
-			{Name: "fast", Kind: "fast", Mode: 0o755, Fast: stacknode.FastSpec{Spawn: 1, MPTCP: true, MigrateSysctl: true}},
+			{Name: "fast", Kind: "fast", Mode: 0o755, Fast: stacknode.FastSpec{Spawn: 1, MPTCP: true, TagOpened: true, MigrateSysctl: true}},
 			{Name: "null", Kind: "null", Mode: 0o755, GID: 100},
 		},
 		Stacks: []stacknode.Spec{
