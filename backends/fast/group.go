@@ -248,6 +248,9 @@ func (g *group) put() error {
 	err = control(g.box, func(box int) {
 		serr = unix.Sendmsg(box, msg, unix.UnixRights(fd), nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 	})
+	if serr == unix.EPIPE || serr == unix.ECONNRESET {
+		return stacknode.ErrClosed // who had the other end is gone
+	}
 	if err = errors.Join(err, os.NewSyscallError("sendmsg", serr)); err != nil {
 		return err
 	}
