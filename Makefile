@@ -31,10 +31,22 @@ demo:
 # All tests, as root. They make namespaces and mounts of their own. The time
 # limit is for slow machines; -p 1: one package's mounts at a time.
 test:
-	./packaging/need.sh build test
+	./packaging/need.sh build test kernels
 	$(MAKE) build
 	$(MAKE) -C stacknode/shim test
+	$(MAKE) test-kmod
 	$(GO) test -count=1 -p 1 -timeout 40m ./...
+
+# The kernel module for the kernel whose headers are KDIR.
+kmod:
+	$(MAKE) -C kmod OUT=$(CURDIR)/build/kmod $(if $(KDIR),KDIR=$(KDIR))
+
+# The module's tests on Debian's kernels, in QEMU. SERIES and CPUS choose.
+SERIES ?= 6.1 6.12
+CPUS ?= 2
+test-kmod:
+	./packaging/need.sh build kernels
+	./packaging/kernels/test-kmod.sh $(CPUS) $(SERIES)
 
 lint:
 	./packaging/need.sh build lint
@@ -88,4 +100,4 @@ clean:
 
 FORCE:
 
-.PHONY: all build shim demo test lint bench fuzz man install uninstall clean FORCE
+.PHONY: all build shim demo test kmod test-kmod lint bench fuzz man install uninstall clean FORCE
