@@ -26,7 +26,7 @@ format() {
 	fi
 }
 tidy() { go mod tidy -diff; }
-scripts() { shellcheck packaging/*.sh .ci/run; }
+scripts() { shellcheck packaging/*.sh packaging/kernels/*.sh packaging/kernels/init kmod/test/run.sh .ci/run; }
 # Unit tests only: the race detector needs cgo, and says nothing about
 # processes that are started, which is what the tests left out are about.
 race() {

@@ -9,6 +9,7 @@ packages_demo="iproute2 curl python3-minimal"
 packages_test="iproute2 curl python3 gcc-multilib libc6-dev-i386 iperf3 nginx-light busybox-static
 	nscd iputils-ping procps util-linux attr pkg-config kmod netbase mandoc criu
 	wrk redis-server redis-tools strace haproxy lighttpd"
+packages_kernels="qemu-system-x86 busybox-static cpio xz-utils gcc libc6-dev make bc kmod libelf1"
 packages_lint="gcc-multilib libc6-dev-i386 shellcheck mandoc"
 packages_bench="iproute2 iperf3 util-linux procps nginx-light haproxy lighttpd"
 
@@ -18,6 +19,7 @@ for what in "$@"; do
 	build) want="$want $packages_build" ;;
 	demo) want="$want $packages_demo" ;;
 	test) want="$want $packages_test" ;;
+	kernels) want="$want $packages_kernels" ;;
 	lint) want="$want $packages_lint" ;;
 	bench) want="$want $packages_bench" ;;
 	*) echo "need.sh: unknown job $what" >&2; exit 2 ;;
