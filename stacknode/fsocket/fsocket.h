@@ -57,6 +57,16 @@ hidden int node_listen(const char *node, int fd, uint64_t cookie, struct spawned
 /* A clone out of the box, or a negated errno; EAGAIN: there is none now. */
 hidden int box_take(int box, uint64_t box_cookie);
 
+/* ---- device.c: the kernel module ---- */
+
+hidden bool device_exists(void);
+
+/* As node_listen; there is no box, but -1. */
+hidden int device_listen(struct spawned *got);
+
+/* A clone of the listener fd for a CPU, or a negated errno. It listens. */
+hidden int device_take(int fd, int cpu);
+
 /* ---- table.c: the listeners ---- */
 
 #define TABLE_SIZE	65536	/* descriptors from here on are left alone */

@@ -225,7 +225,7 @@ void seat_upgrade(struct record *r, struct seat *s)
 		s->cpu = claim_cpu(p, s, thread_id());
 	if (s->cpu < 0 || !crowded(r))
 		return;
-	fd = box_take(r->box, r->box_cookie);
+	fd = r->box < 0 ? device_take(r->fd, s->cpu) : box_take(r->box, r->box_cookie);
 	if (fd < 0) {
 		debug("no clone of %d: %s", r->fd, strerror(-fd));
 		return;

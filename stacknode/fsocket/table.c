@@ -28,6 +28,7 @@ static _Atomic(uint64_t) ours[TABLE_SIZE / 64];
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static const char *node = NODE;
+static bool by_device;	/* there is no node, but the kernel module */
 static bool verbose;
 
 void table_lock(void)
@@ -122,9 +123,9 @@ void record_make(int fd, int backlog)
 	if ((unsigned int)fd >= TABLE_SIZE)
 		return;
 	cookie = fd_cookie(fd);
-	ret = node_listen(node, fd, cookie, &got);
+	ret = by_device ? device_listen(&got) : node_listen(node, fd, cookie, &got);
 	if (ret) {
-		debug("listener %d has no clones: %s: %s", fd, node, strerror(-ret));
+		debug("listener %d has no clones: %s: %s", fd, by_device ? "device" : node, strerror(-ret));
 		return;
 	}
 	table_lock();
@@ -140,7 +141,8 @@ void record_make(int fd, int backlog)
 	r->backlog = backlog;
 	r->box = got.box;
 	r->box_cookie = fd_cookie(got.box);
-	ours_set(got.box, true);
+	if (got.box >= 0)
+		ours_set(got.box, true);
 	atomic_store(&r->forced, false);
 	atomic_store(&r->blocking, !(SYS(fcntl, fd, F_GETFL, 0) & O_NONBLOCK));
 	atomic_store(&r->page, got.page);
@@ -355,7 +357,8 @@ static __attribute__((constructor)) void start(void)
 		if (!node)
 			return;
 	}
-	if (SYS(faccessat, AT_FDCWD, node, F_OK)) {
+	by_device = SYS(faccessat, AT_FDCWD, node, F_OK) && device_exists();
+	if (!by_device && SYS(faccessat, AT_FDCWD, node, F_OK)) {
 		debug("there is no %s: the program runs as without me", node);
 		return;
 	}
