@@ -528,9 +528,11 @@ static void taken_cpus(struct file *original, struct cpumask *mask)
 static int choose_cpu(struct file *original, int cpu)
 {
 	cpumask_var_t taken;
-	int err = -EPERM;
+	int err;
 
-	if (fsk_spawn_mode == 0 || (fsk_spawn_mode == 1 && cpu < 0 && current->nr_cpus_allowed != 1))
+	if (fsk_spawn_mode == 0)
+		return -EPERM;
+	if (fsk_spawn_mode == 1 && cpu < 0 && current->nr_cpus_allowed != 1)
 		return -EPERM;
 	if (cpu >= 0)
 		return (unsigned int)cpu < nr_cpu_ids && cpu_online(cpu) &&

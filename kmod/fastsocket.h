@@ -54,6 +54,6 @@ struct fsocket_arg {
 #define FSOCKET_IOC_CLOSE		_IO(0xf5, 4) /* any descriptor */
 #define FSOCKET_IOC_SPAWN_LISTEN	_IO(0xf5, 6) /* puts a clone at @fd */
 #define FSOCKET_IOC_SHUTDOWN_LISTEN	_IO(0xf5, 7) /* a listener and its clones */
-#define FSOCKET_IOC_SPAWN_ALL_LISTEN	_IO(0xf5, 8) /* for each listener; how many failed, negative */
+#define FSOCKET_IOC_SPAWN_ALL_LISTEN	_IO(0xf5, 8) /* returns the errors' sum */
 
 #endif
