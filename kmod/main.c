@@ -14,6 +14,7 @@
 #include <linux/miscdevice.h>
 #include <linux/module.h>
 #include <linux/proc_fs.h>
+#include <linux/seccomp.h>
 #include <linux/seq_file.h>
 #include <linux/uaccess.h>
 #include <net/net_namespace.h>
@@ -297,8 +298,22 @@ static long fsk_compat_ioctl(struct file *file, unsigned int cmd, unsigned long 
 }
 #endif
 
+/*
+ * A filter of system calls knows nothing of the requests: what it forbids, as
+ * RestrictAddressFamilies= of systemd, they would allow.
+ */
+static int fsk_open(struct inode *inode, struct file *file)
+{
+#ifdef CONFIG_SECCOMP
+	if (seccomp_mode(&current->seccomp))
+		return -EPERM;
+#endif
+	return 0;
+}
+
 static const struct file_operations fsk_fops = {
 	.owner = THIS_MODULE,
+	.open = fsk_open,
 	.unlocked_ioctl = fsk_ioctl,
 #ifdef CONFIG_COMPAT
 	.compat_ioctl = fsk_compat_ioctl,

@@ -8,6 +8,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -19,6 +21,7 @@
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -529,6 +532,33 @@ static void test_privileged_ports(void)
 	close(high);
 }
 
+/* The requests are no way around a filter of system calls. */
+static void test_seccomp(void)
+{
+	struct sock_filter allow = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+	struct sock_fprog prog = { .len = 1, .filter = &allow };
+	pid_t pid = fork();
+	int status;
+
+	if (pid == 0) {
+		prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+		if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog))
+			_exit(2);
+		_exit(open("/dev/fastsocket", O_RDONLY) != -1 || errno != EPERM);
+	}
+	waitpid(pid, &status, 0);
+	CHECK(WIFEXITED(status) && !WEXITSTATUS(status), "status %x", status);
+}
+
+static void test_close_itself(void)
+{
+	int own = open("/dev/fastsocket", O_RDONLY);
+	struct fsocket_arg arg = { .fd = own };
+
+	CHECK(!ioctl(own, FSOCKET_IOC_CLOSE, &arg), "the device by itself");
+	CHECK(fcntl(own, F_GETFD) == -1 && errno == EBADF, "it is closed");
+}
+
 /* The struct of 32-bit programs, by the system calls of those. */
 static long int80(long nr, long a, long b, long c)
 {
@@ -730,6 +760,8 @@ static const struct {
 	{ "options of a clone", test_options },
 	{ "a second start", test_address_in_use },
 	{ "ports below 1024", test_privileged_ports },
+	{ "a filter of system calls", test_seccomp },
+	{ "the device closes itself", test_close_itself },
 	{ "32-bit callers", test_32_bit },
 	{ "races", test_races },
 	{ "a storm", test_storm },
