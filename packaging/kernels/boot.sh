@@ -32,7 +32,7 @@ timeout "${BOOT_TIME:-300}" qemu-system-x86_64 -M q35 -cpu max -accel tcg,thread
 	-append "console=ttyS0 quiet rdinit=/init panic=-1 oops=panic panic_on_warn=1 slub_debug=FZPU $*" \
 	</dev/null 2>&1 | tee "$log" || die "$rel with $cpus CPUs did not end in ${BOOT_TIME:-300} s"
 
-if grep -aE 'BUG[: ]|WARNING:|Oops|refcount_t:|rcu:.*stall|hung task|Kernel panic|Poison overwritten|possible recursive' "$log" >/dev/null; then
+if grep -aE 'BUG[: ]|WARNING:|Oops|refcount_t:|rcu:.*stall|blocked for more than|Kernel panic|Poison overwritten|possible recursive' "$log" >/dev/null; then
 	die "$rel with $cpus CPUs: the kernel complained"
 fi
 status=$(tr -d '\r' < "$log" | sed -n 's/^guest: status //p' | tail -1)
