@@ -27,7 +27,8 @@ cp packaging/kernels/init "$work/root/init"
 # There is no KVM where this has to run. slub_debug finds uses of memory that
 # was freed; a warning ends the guest.
 log=$work/log
-timeout "${BOOT_TIME:-300}" qemu-system-x86_64 -M q35 -cpu max -accel tcg,thread=multi -smp "$cpus" -m 1536 \
+# It does not outlive this script.
+setpriv --pdeathsig TERM timeout "${BOOT_TIME:-300}" qemu-system-x86_64 -M q35 -cpu max -accel tcg,thread=multi -smp "$cpus" -m 1536 \
 	-nographic -no-reboot -nodefaults -serial stdio -kernel "$kernel" -initrd "$work/initrd" \
 	-append "console=ttyS0 quiet rdinit=/init panic=-1 oops=panic panic_on_warn=1 slub_debug=FZPU $*" \
 	</dev/null 2>&1 | tee "$log" || die "$rel with $cpus CPUs did not end in ${BOOT_TIME:-300} s"
