@@ -17,12 +17,12 @@ kernel=build/kernels/$rel/boot/vmlinuz-$rel
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-mkdir -p "$work/root/bin"
-cp -a "$dir/." "$work/root/"
-chmod 755 "$work/root"
-cp /bin/busybox "$work/root/bin/busybox"
-cp packaging/kernels/init "$work/root/init"
-(cd "$work/root" && find . | cpio -o -H newc --quiet | gzip -1) > "$work/initrd"
+mkdir -p "$work/tree/bin"
+cp -a "$dir/." "$work/tree/"
+chmod 755 "$work/tree"
+cp /bin/busybox "$work/tree/bin/busybox"
+cp packaging/kernels/init "$work/tree/init"
+(cd "$work/tree" && find . | cpio -o -H newc --quiet | gzip -1) > "$work/initrd"
 
 # There is no KVM where this has to run. slub_debug finds uses of memory that
 # was freed; a warning ends the guest.

@@ -41,7 +41,7 @@ for rel in $releases; do
 	modules "$root" "$rel"
 	add "$root" /usr/sbin/ip /usr/bin/unshare /usr/bin/sleep /usr/bin/env /usr/sbin/modprobe
 	mkdir -p "$root/etc" "$root/bin"
-	printf 'root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n' > "$root/etc/passwd"
+	printf 'root:x:0:0::/:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n' > "$root/etc/passwd"
 	printf 'root:x:0:\nnogroup:x:65534:\n' > "$root/etc/group"
 	# shellcheck disable=SC2016 # it is the guest's shell that expands
 	{
