@@ -79,6 +79,16 @@ const struct proto_ops *fsk_base_ops(struct socket *sock)
 	return ops;
 }
 
+static struct sock *original_sk(const struct fsk_clone *c)
+{
+	return sock_from_file(c->original)->sk;
+}
+
+static bool listens(const struct sock *sk)
+{
+	return inet_sk_state_load(sk) == TCP_LISTEN;
+}
+
 /* The caller holds a reference to sock, so that the clone stays. */
 static struct fsk_clone *clone_of(struct socket *sock)
 {
@@ -95,19 +105,10 @@ static struct fsk_clone *clone_of(struct socket *sock)
 	return found;
 }
 
-bool fsk_is_clone(struct socket *sock)
+/* As clone_of; none if sock was shut down, and may be a connection by now. */
+static struct fsk_clone *listening_clone(struct socket *sock)
 {
-	return clone_of(sock);
-}
-
-static struct sock *original_sk(const struct fsk_clone *c)
-{
-	return sock_from_file(c->original)->sk;
-}
-
-static bool listens(const struct sock *sk)
-{
-	return inet_sk_state_load(sk) == TCP_LISTEN;
+	return listens(sock->sk) ? clone_of(sock) : NULL;
 }
 
 static bool has_queue(struct sock *sk)
@@ -222,7 +223,7 @@ static int accept_waiting(struct fsk_clone *c, struct socket *newsock, int flags
  */
 int fsk_sock_accept(struct socket *sock, struct socket *newsock, int flags)
 {
-	struct fsk_clone *c = clone_of(sock);
+	struct fsk_clone *c = listening_clone(sock);
 
 	if (!c)
 		return base_accept(sock, newsock, flags);
@@ -260,7 +261,7 @@ static int op_accept(struct socket *sock, struct socket *newsock, int flags, boo
 static __poll_t op_poll(struct file *file, struct socket *sock, struct poll_table_struct *table)
 {
 	__poll_t mask = fsk_base_ops(sock)->poll(file, sock, table);
-	struct fsk_clone *c = clone_of(sock);
+	struct fsk_clone *c = listening_clone(sock);
 
 	if (!c)
 		return mask;
@@ -273,10 +274,10 @@ static __poll_t op_poll(struct file *file, struct socket *sock, struct poll_tabl
 
 static int op_listen(struct socket *sock, int backlog)
 {
-	struct fsk_clone *c = clone_of(sock);
+	struct fsk_clone *c = listening_clone(sock);
 	int err = fsk_base_ops(sock)->listen(sock, backlog);
 
-	if (!err && c)
+	if (!err && c && listens(original_sk(c)))
 		err = kernel_listen(sock_from_file(c->original), backlog);
 	return err;
 }
@@ -528,7 +529,6 @@ static void taken_cpus(struct file *original, struct cpumask *mask)
 static int choose_cpu(struct file *original, int cpu)
 {
 	cpumask_var_t taken;
-	int err;
 
 	if (fsk_spawn_mode == 0)
 		return -EPERM;
@@ -543,9 +543,8 @@ static int choose_cpu(struct file *original, int cpu)
 	cpumask_andnot(taken, current->cpus_ptr, taken);
 	cpumask_and(taken, taken, cpu_online_mask);
 	cpu = cpumask_first(taken);
-	err = cpu < nr_cpu_ids ? cpu : -EINVAL; /* as many workers as CPUs have one */
 	free_cpumask_var(taken);
-	return err;
+	return cpu < nr_cpu_ids ? cpu : -EINVAL; /* as many workers as CPUs have one */
 }
 
 static struct fsk_clone *new_clone(struct file *original, struct socket *n, int cpu)
@@ -738,9 +737,9 @@ int fsk_listen(struct socket *sock, int backlog)
  */
 int fsk_shutdown(struct socket *sock, int how)
 {
-	struct fsk_clone *c = clone_of(sock);
+	struct fsk_clone *c = listening_clone(sock);
 	struct socket *original = c ? sock_from_file(c->original) : sock;
-	int err = original->ops->shutdown(original, how);
+	int err = fsk_base_ops(original)->shutdown(original, how);
 	int i;
 
 	if (listens(original->sk) || original->sk->sk_protocol != IPPROTO_TCP)

@@ -33,7 +33,6 @@ extern int fsk_spawn_mode;
 int fsk_sock_accept(struct socket *sock, struct socket *newsock, int flags);
 const struct proto_ops *fsk_base_ops(struct socket *sock);
 
-bool fsk_is_clone(struct socket *sock);
 int fsk_spawn(unsigned int fd, int cpu, bool again);
 int fsk_spawn_all(void);
 int fsk_listen(struct socket *sock, int backlog);

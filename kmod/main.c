@@ -98,28 +98,16 @@ static long ioc_socket(const struct fsocket_arg *arg)
 	return fd;
 }
 
-static long ioc_listen(const struct fsocket_arg *arg)
+/* Does something with the socket at a descriptor. */
+static long at_socket(unsigned int fd, int (*call)(struct socket *sock, int n), int n)
 {
 	struct file *file;
-	struct socket *sock = socket_at(arg->fd, &file);
+	struct socket *sock = socket_at(fd, &file);
 	int err;
 
 	if (IS_ERR(sock))
 		return PTR_ERR(sock);
-	err = fsk_listen(sock, arg->backlog);
-	fput(file);
-	return err;
-}
-
-static long ioc_shutdown(const struct fsocket_arg *arg)
-{
-	struct file *file;
-	struct socket *sock = socket_at(arg->fd, &file);
-	int err;
-
-	if (IS_ERR(sock))
-		return PTR_ERR(sock);
-	err = fsk_shutdown(sock, arg->op.shutdown.how);
+	err = call(sock, n);
 	fput(file);
 	return err;
 }
@@ -231,7 +219,7 @@ static long request(unsigned int cmd, const struct fsocket_arg *arg)
 	case FSOCKET_IOC_SOCKET:
 		return ioc_socket(arg);
 	case FSOCKET_IOC_LISTEN:
-		return ioc_listen(arg);
+		return at_socket(arg->fd, fsk_listen, arg->backlog);
 	case FSOCKET_IOC_ACCEPT:
 		return ioc_accept(arg);
 	case FSOCKET_IOC_CLOSE:
@@ -239,7 +227,7 @@ static long request(unsigned int cmd, const struct fsocket_arg *arg)
 	case FSOCKET_IOC_SPAWN_LISTEN:
 		return ioc_spawn(arg);
 	case FSOCKET_IOC_SHUTDOWN_LISTEN:
-		return ioc_shutdown(arg);
+		return at_socket(arg->fd, fsk_shutdown, arg->op.shutdown.how);
 	case FSOCKET_IOC_SPAWN_ALL_LISTEN:
 		return fsk_spawn_all();
 	}

@@ -30,14 +30,14 @@ release() {
 
 # unpack DIR PACKAGE...: their files, below DIR.
 unpack() {
-	local dir=$1 debs
+	local dir=$1
 	shift
-	debs=$(mktemp -d)
-	trap 'rm -rf "$debs"' RETURN
-	(cd "$debs" && timeout 600 apt-get download -qq "$@") >&2 || die "cannot download $*"
-	for deb in "$debs"/*.deb; do
+	mkdir "$dir/debs"
+	(cd "$dir/debs" && timeout 600 apt-get download -qq "$@") >&2 || die "cannot download $*"
+	for deb in "$dir"/debs/*.deb; do
 		dpkg-deb -x "$deb" "$dir"
 	done
+	rm -r "$dir/debs"
 }
 
 for series; do

@@ -16,6 +16,7 @@ status=0
 for rel in $releases; do
 	make -s -C kmod KDIR="$PWD/build/kernels/$rel/headers" OUT="$PWD/build/kmod/$rel"
 	root=$(mktemp -d)
+	trap 'rm -rf "$root"' EXIT
 	cp build/kmod/selftest build/kmod/server build/libfsocket.so kmod/test/run.sh "build/kmod/$rel/fastsocket.ko" "$root/"
 	printf '#!/bin/sh\nexport STACKFS_SCALE=%s\nexec /run.sh /fastsocket.ko /selftest /server /libfsocket.so\n' "$STACKFS_SCALE" > "$root/test"
 	for lib in $(ldd build/kmod/server build/libfsocket.so | grep -oE '/[^ ]+[^: ]' | grep '\.so' | sort -u); do
