@@ -163,6 +163,23 @@ func askOnce(addr netip.AddrPort) (string, error) {
 	return converseOnce(fd)
 }
 
+// idle opens n connections that send nothing, so that the server waits. The
+// caller closes them.
+func (s *fastSite) idle(f *fastServer, n int) (open []int) {
+	s.t.Helper()
+	inNamespace(s.t, s.ns, func() error {
+		for range n {
+			fd, err := connectTo(f.addr)
+			if err != nil {
+				return err
+			}
+			open = append(open, fd)
+		}
+		return nil
+	})
+	return open
+}
+
 // connectTo connects on this thread.
 func connectTo(addr netip.AddrPort) (fd int, err error) {
 	family, sa := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Port: int(addr.Port()), Addr: addr.Addr().As16()})

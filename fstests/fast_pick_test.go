@@ -334,18 +334,7 @@ func TestFastConnections(t *testing.T) {
 	s := newFastSite(t, "")
 	f := s.serve(s.preloaded, "epoll", 2, 1, netip.AddrPortFrom(fastV4, 7950))
 	s.settle(f)
-	var open []int
-	inNamespace(t, s.ns, func() error {
-		for range 4 {
-			// Nothing is sent, so that the server waits.
-			fd, err := connectTo(f.addr)
-			if err != nil {
-				return err
-			}
-			open = append(open, fd)
-		}
-		return nil
-	})
+	open := s.idle(f, 4)
 	t.Cleanup(func() {
 		for _, fd := range open {
 			mustDo(t, syscall.Close(fd))

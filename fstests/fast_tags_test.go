@@ -146,17 +146,7 @@ func TestFastTagsOutliveTheDaemon(t *testing.T) {
 	s := newFastSite(t, "")
 	f := s.serve(s.preloaded, "epoll", 2, 1, netip.AddrPortFrom(fastV4, 7970))
 	s.settle(f)
-	var open []int
-	inNamespace(t, s.ns, func() error {
-		for range 4 {
-			fd, err := connectTo(f.addr)
-			if err != nil {
-				return err
-			}
-			open = append(open, fd)
-		}
-		return nil
-	})
+	open := s.idle(f, 4)
 	parted := func() bool {
 		fast, client := s.ends("fast", 7970)
 		kernel, clients := s.ends("kernel", 7970)
