@@ -8,7 +8,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/stackfs/stackfs/stacknode"
-	"github.com/stackfs/stackfs/stacknode/peer"
 )
 
 // Abort implements stacknode.Checkpointer.
@@ -18,6 +17,12 @@ func (s *Stack) Abort(ctx context.Context, caller *stacknode.Caller, cookie uint
 		return err
 	}
 	_, err = ask(ctx, &s.env.Engine.locks, sock.uid, abortPatience, func() (struct{}, error) {
+		if inTurn() && sock.inode != 0 {
+			// Not before its lock is free.
+			if _, err := s.infoOfHolder(ctx, sock); err != nil && !errors.Is(err, errNoHolder) {
+				return struct{}{}, err
+			}
+		}
 		err := s.cfg.Worker.Do(func() error { return destroy(&sock.entry) })
 		if errors.Is(err, unix.EOPNOTSUPP) && t.Inode != 0 {
 			err = s.disconnect(ctx, sock)
@@ -40,20 +45,9 @@ func (s *Stack) Abort(ctx context.Context, caller *stacknode.Caller, cookie uint
 // disconnect ends a connection by a descriptor of it, on kernels without
 // CONFIG_INET_DIAG_DESTROY: connect(2) to AF_UNSPEC resets it.
 func (s *Stack) disconnect(ctx context.Context, sock *socket) error {
-	found, err := s.env.Holders.find(ctx, uint64(sock.inode))
-	if err != nil {
-		return err
+	err := s.byHolder(ctx, sock, disconnectFD)
+	if errors.Is(err, errNoHolder) {
+		return unix.ENOENT
 	}
-	for _, h := range found[uint64(sock.inode)] {
-		f, err := peer.FetchSocket(h, sock.cookie)
-		if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EBADF) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		return control(f, disconnectFD)
-	}
-	return unix.ENOENT
+	return err
 }

@@ -45,11 +45,15 @@ func (s *Stack) ConnDetails(ctx context.Context, cookie uint64, owner bool) ([]s
 	}
 	var l lines
 	full, err := s.withInfo(ctx, sock)
-	locked := errors.Is(err, errLocked)
+	locked := ""
 	switch {
 	case err == nil:
 		sock = full
-	case !locked && !isGone(err):
+	case errors.Is(err, errLocked):
+		locked = "its owner keeps that"
+	case errors.Is(err, errNoHolder):
+		locked = "on this kernel by a descriptor, and no process has one"
+	case !isGone(err):
 		return nil, err
 	}
 	c := sock.conn(sock.links)
@@ -79,8 +83,8 @@ func (s *Stack) ConnDetails(ctx context.Context, cookie uint64, owner bool) ([]s
 	}
 	if text := s.lacks(sock); text != "" {
 		l.add("lacks", "%s", text)
-	} else if locked {
-		l.add("lacks", "%s", "what the kernel tells under the lock of the socket (its owner keeps that)")
+	} else if locked != "" {
+		l.add("lacks", "what the kernel tells under the lock of the socket (%s)", locked)
 	}
 	return l, nil
 }
@@ -89,6 +93,12 @@ func (s *Stack) ConnDetails(ctx context.Context, cookie uint64, owner bool) ([]s
 // these attributes it is INET_DIAG_INFO for which the kernel locks the socket.
 func (s *Stack) withInfo(ctx context.Context, sock *socket) (*socket, error) {
 	return ask(ctx, &s.env.Engine.locks, sock.uid, detailsPatience, func() (*socket, error) {
+		if inTurn() && sock.inode != 0 {
+			info, err := s.infoOfHolder(ctx, sock)
+			full := *sock
+			full.attrs = append(full.attrs[:len(full.attrs):len(full.attrs)], nl.NewRtAttr(diagInfo, info).Serialize()...)
+			return &full, err
+		}
 		return s.tables.exactly(ctx, &sock.entry, sock.links, diagInfo, diagCong, diagTOS, diagTClass, diagSKMemInfo, diagShutdown)
 	})
 }

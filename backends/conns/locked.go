@@ -2,10 +2,15 @@ package conns
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/stackfs/stackfs/stacknode/peer"
 )
 
 // How long the lock of a socket is waited for.
@@ -60,4 +65,53 @@ func ask[T any](ctx context.Context, l *locks, uid uint32, patience time.Duratio
 			return none, ctx.Err()
 		}
 	}
+}
+
+// inTurn tells whether the kernel answers all requests to sock_diag of the
+// whole machine in turn, as those before 6.9 do. One that waits for the lock of
+// a socket then keeps all others waiting: none is made for which it would.
+var inTurn = sync.OnceValue(func() bool {
+	var u unix.Utsname
+	var major, minor int
+	if err := unix.Uname(&u); err != nil {
+		return true
+	}
+	if _, err := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &major, &minor); err != nil {
+		return true
+	}
+	return major < 6 || major == 6 && minor < 9
+})
+
+// errNoHolder is about a socket of which no process has a descriptor now.
+var errNoHolder = errors.New("no process has a descriptor of it")
+
+// byHolder calls fn with a descriptor of the socket: a copy of one that its
+// owner has. Errors: errNoHolder, and those of fn.
+func (s *Stack) byHolder(ctx context.Context, sock *socket, fn func(fd int) error) error {
+	found, err := s.env.Holders.find(ctx, uint64(sock.inode))
+	if err != nil {
+		return err
+	}
+	for _, h := range found[uint64(sock.inode)] {
+		f, err := peer.FetchSocket(h, sock.cookie)
+		if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EBADF) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		return control(f, fn)
+	}
+	return errNoHolder
+}
+
+// infoOfHolder returns the struct tcp_info of a socket by a descriptor of its
+// owner's: waiting for the lock keeps nobody else waiting. Errors: errNoHolder.
+func (s *Stack) infoOfHolder(ctx context.Context, sock *socket) (info []byte, err error) {
+	err = s.byHolder(ctx, sock, func(fd int) (err error) {
+		info, err = rawTCPInfo(fd)
+		return err
+	})
+	return info, err
 }

@@ -2,14 +2,21 @@ package conns
 
 import (
 	"context"
+	"fmt"
 	"sync"
+	"syscall"
+	"time"
 )
+
+// errSilent is about a request that the kernel does not answer in time.
+var errSilent = fmt.Errorf("the kernel does not answer: sock_diag is busy, or blocked by a socket whose owner keeps its lock: %w", syscall.ETIMEDOUT)
 
 // A passes runs a function that looks at everything, one call after another.
 // Who asks gets the result of a call that began after that; those who ask
 // while one is running share the next.
 type passes[R, T any] struct {
-	run func(asked []R) (T, error)
+	run      func(asked []R) (T, error)
+	patience time.Duration // errSilent after that; 0: never
 
 	mu      sync.Mutex // guards the fields below
 	running bool
@@ -38,11 +45,19 @@ func (p *passes[R, T]) share(ctx context.Context, what R) (T, error) {
 		go p.work()
 	}
 	p.mu.Unlock()
+	var late <-chan time.Time
+	if p.patience > 0 {
+		t := time.NewTimer(p.patience)
+		defer t.Stop()
+		late = t.C
+	}
+	var none T
 	select {
 	case <-c.done:
 		return c.got, c.err
+	case <-late:
+		return none, errSilent
 	case <-ctx.Done():
-		var none T
 		return none, ctx.Err()
 	}
 }

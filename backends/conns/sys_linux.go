@@ -16,3 +16,15 @@ func disconnectFD(fd int) error {
 	}
 	return nil
 }
+
+// rawTCPInfo returns the struct tcp_info of a socket, as long as the kernel
+// has it. It takes the lock of the socket.
+func rawTCPInfo(fd int) ([]byte, error) {
+	b := make([]byte, 1024)
+	n := uint32(len(b))
+	if _, _, e := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.IPPROTO_TCP, unix.TCP_INFO,
+		uintptr(unsafe.Pointer(&b[0])), uintptr(unsafe.Pointer(&n)), 0); e != 0 {
+		return nil, os.NewSyscallError("getsockopt TCP_INFO", e)
+	}
+	return b[:n], nil
+}

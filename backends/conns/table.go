@@ -17,6 +17,10 @@ import (
 // of use.
 const tableKept = time.Minute
 
+// diagPatience is how long sock_diag may take for a table, or a look. It never
+// takes the lock of a socket for that, but see inTurn.
+const diagPatience = 10 * time.Second
+
 // A table is the TCP sockets of a namespace as they were once. What is found
 // in it is good for asking the kernel about that socket and no other.
 type table struct {
@@ -51,6 +55,7 @@ func newTables(do func(func() error) error) *tables {
 	t := &tables{do: do}
 	t.passes.run = func([]struct{}) (*table, error) { return t.fresh() }
 	t.looks.run = t.look
+	t.passes.patience, t.looks.patience = diagPatience, diagPatience
 	return t
 }
 
