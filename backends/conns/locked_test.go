@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/stackfs/stackfs/fstests"
 	"github.com/stackfs/stackfs/stacknode"
 )
 
@@ -64,10 +65,11 @@ func TestSocketLockedByItsOwner(t *testing.T) {
 	if list, err = s.ConnDetails(ctx, beside, false); err != nil || !has(list, "rtt-ms") {
 		t.Errorf("another: got %v, %v", list, err)
 	}
-	early, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+	// Long enough for the abort to begin.
+	early, cancel := context.WithTimeout(ctx, fstests.ScaleTime(100*time.Millisecond))
 	defer cancel()
 	began = time.Now()
-	if err := s.Abort(early, self(t), cookie); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) > 5*time.Second {
+	if err := s.Abort(early, self(t), cookie); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) > fstests.ScaleTime(5*time.Second) {
 		t.Errorf("abort: got %v after %v", err, time.Since(began))
 	}
 	letGo()

@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 )
@@ -38,8 +37,8 @@ func newCompletionCmd(e env) *cobra.Command {
 	}
 }
 
-// completionPatience bounds what a mount may take to list its stacks.
-const completionPatience = 500 * time.Millisecond
+// A mount may take a tenth of the usual time to say what a word can become.
+const completionHaste = 10
 
 // completeDirs completes up to n arguments to directories.
 func completeDirs(n int) cobra.CompletionFunc {
@@ -106,7 +105,7 @@ const maxConnNames = 1000
 // connNames returns the connections of the stack args[0] that are not in args
 // and that word can become, with what they are.
 func (e env) connNames(ctx context.Context, args []string, word string) []cobra.Completion {
-	e.patience = completionPatience
+	e.patience /= completionHaste
 	stack, err := e.stackPath(args[0])
 	if err != nil {
 		return nil
@@ -144,7 +143,7 @@ func (e env) stackNames(ctx context.Context, word string) []cobra.Completion {
 	if err != nil {
 		return nil
 	}
-	names, err := within(ctx, completionPatience, func() ([]string, error) { return listStacks(filepath.Clean(m.dir)) })
+	names, err := within(ctx, e.patience/completionHaste, func() ([]string, error) { return listStacks(filepath.Clean(m.dir)) })
 	if err != nil {
 		return nil
 	}

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stackfs/stackfs/fstests"
 	"github.com/stackfs/stackfs/stacknode/launch"
 )
 
@@ -35,7 +36,7 @@ func newCLI(t testing.TB) *cli {
 		mountinfo:  filepath.Join(t.TempDir(), "mountinfo"),
 		proc:       t.TempDir(),
 		config:     filepath.Join(t.TempDir(), "stackfs.toml"),
-		patience:   10 * time.Second,
+		patience:   fstests.ScaleTime(10 * time.Second),
 		openCtl:    func(path string) (io.ReadWriteCloser, error) { return nil, fmt.Errorf("open %s in a test", path) },
 		detach:     func(dir string) error { return fmt.Errorf("detach %s in a test", dir) },
 		openNode:   func(path string) (*launch.Node, error) { return nil, fmt.Errorf("ask %s in a test", path) },

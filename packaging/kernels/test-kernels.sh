@@ -3,7 +3,7 @@
 # (6.1, 6.12) in QEMU: fstests with its real servers too. The guest is a Debian
 # with the packages that the tests need (root.sh); the test programs are built
 # here. CPUS (2), TESTS (a pattern of packages), RUN (of tests),
-# STACKFS_SCALE (10), BOOT_TIME (7200 s).
+# STACKFS_SCALE (10), LIMIT of a package (5400 s), BOOT_TIME (10800 s).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export CGO_ENABLED=0
@@ -56,7 +56,7 @@ done
 	echo 'mount -t cgroup2 cgroup /sys/fs/cgroup; mount -t bpf bpf /sys/fs/bpf; hostname guest; ulimit -n 65536; chmod 1777 /tmp'
 	echo 'passed=0; failed=; skipped=0'
 	for dir in "${tests[@]}"; do
-		echo "cd '$src/$dir'; timeout -k 10 5400 ./the.test -test.v -test.timeout 5300s -test.run '${RUN:-.}' > /tmp/log 2>&1; status=\$?; grep -aE '^ *--- ' /tmp/log"
+		echo "cd '$src/$dir'; timeout -k 10 ${LIMIT:-5400} ./the.test -test.v -test.timeout $((${LIMIT:-5400} - 60))s -test.run '${RUN:-.}' 2>&1 | tee /tmp/log | grep -aE --line-buffered '^ *--- '; status=\${PIPESTATUS[0]}"
 		echo "if [ \$status = 0 ]; then passed=\$((passed + 1)); else failed=\"\$failed $dir\"; grep -avE '^(=== |--- PASS)' /tmp/log; fi"
 		echo "skipped=\$((skipped + \$(grep -ac -e '--- SKIP' /tmp/log))); echo \"guest: $dir \$status \${SECONDS}s\""
 	done
@@ -68,6 +68,6 @@ mkfs.ext4 -q -d "$root" "$work/disk" 6G
 rm -rf "$root"
 status=0
 for rel in "${releases[@]}"; do
-	BOOT_MEMORY=4096 BOOT_TIME=${BOOT_TIME:-7200} packaging/kernels/boot.sh "$rel" "${CPUS:-2}" "$work/disk" || status=1
+	BOOT_MEMORY=4096 BOOT_TIME=${BOOT_TIME:-10800} packaging/kernels/boot.sh "$rel" "${CPUS:-2}" "$work/disk" || status=1
 done
 exit $status
