@@ -16,6 +16,9 @@ func scale() float64 {
 	return f
 }
 
+// SlowBy returns how many times slower than usual the machine is, at least 1.
+func SlowBy() float64 { return max(1, scale()) }
+
 // Scale returns how often something is to be repeated where n times is
 // usual: less on a slow machine, at least once.
 func Scale(n int) int { return max(1, int(float64(n)/scale())) }
@@ -23,7 +26,7 @@ func Scale(n int) int { return max(1, int(float64(n)/scale())) }
 // ScaleTime returns how long to wait where d is usual: longer on a slow
 // machine.
 func ScaleTime(d time.Duration) time.Duration {
-	return time.Duration(float64(d) * max(1, scale()))
+	return time.Duration(float64(d) * SlowBy())
 }
 
 // WaitFor looks every few milliseconds until ok, for up to limit (scaled).

@@ -246,7 +246,7 @@ os._exit(0)
 			leave := startAttack(t, cmd)
 			mid, p99 := measure()
 			t.Logf("median %.3f ms, p99 %.3f ms; alone %.3f, %.3f", mid*1e3, p99*1e3, quietMid*1e3, quiet*1e3)
-			if limit := max(0.05, 10*quiet) * max(1, scale()); p99 > limit {
+			if limit := max(0.05, 10*quiet) * SlowBy(); p99 > limit {
 				t.Errorf("another user waits for %.1f ms, %.1f ms when alone", p99*1e3, quiet*1e3)
 			}
 			leave()

@@ -41,7 +41,7 @@ func TestResumeLeavesNoTrace(t *testing.T) {
 					hear = p.reach(state)
 				}
 				check(t, unix.SetsockoptInt(p.a, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1))
-				check(t, unix.SetsockoptInt(p.a, unix.SOL_SOCKET, unix.SO_PEEK_OFF, 3))
+				setPeekOff(t, p.a, 3)
 				before := Conn{Family: f.domain}
 				check(t, ReadOptions(p.a, &before))
 
@@ -70,7 +70,7 @@ func TestResumeLeavesNoTrace(t *testing.T) {
 				if state == SynSent {
 					return
 				}
-				check(t, unix.SetsockoptInt(p.a, unix.SOL_SOCKET, unix.SO_PEEK_OFF, -1))
+				setPeekOff(t, p.a, -1)
 				hear()
 				p.finish(p.a, state)
 			})

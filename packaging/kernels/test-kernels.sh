@@ -49,7 +49,7 @@ done
 # shellcheck disable=SC2016 # it is the guest's shell that expands
 {
 	echo '#!/bin/bash'
-	echo "export STACKFS_SCALE=${STACKFS_SCALE:-10} STACKFS_BIN='$src/build/stackfs' HOME=/tmp/home CGO_ENABLED=0"
+	echo "export STACKFS_STRICT=1 STACKFS_SCALE=${STACKFS_SCALE:-10} STACKFS_BIN='$src/build/stackfs' HOME=/tmp/home CGO_ENABLED=0"
 	echo "export PATH='$goroot/bin':\$PATH GOCACHE=/gocache GOMODCACHE='$modules' GOPROXY=off GOTOOLCHAIN=local GOFLAGS=-mod=mod"
 	echo 'for m in fuse veth dummy macvlan tun inet_diag tcp_diag udp_diag unix_diag nf_tables; do modprobe $m; done'
 	echo 'mkdir -p /dev/pts /dev/shm $HOME; mount -t devpts pts /dev/pts; mount -t tmpfs shm /dev/shm; mount -t tmpfs run /run'

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/stackfs/stackfs/fstests"
 )
 
 // storm freezes the process every 5 ms for a moment, until stop.
@@ -64,7 +66,7 @@ func asUsual(out string, timeout float64) error {
 	if _, err := fmt.Sscan(out, &result, &errno, &took, &judgement); err != nil {
 		return fmt.Errorf("%q: %w", out, err)
 	}
-	if judgement != "as-usual" || took < timeout-0.5 || took > timeout+50 {
+	if judgement != "as-usual" || took < timeout-0.5 || took > timeout+50*fstests.SlowBy() {
 		return fmt.Errorf("got %s, want as usual after %.0f ms", out, timeout)
 	}
 	return nil

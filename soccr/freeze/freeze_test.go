@@ -300,7 +300,7 @@ func TestFreezeDuringExec(t *testing.T) {
 	}
 	before := load(&p.count.ready)
 	wait(t, "it replaces its program again", func() bool { return load(&p.count.ready) != before })
-	if before < 20 {
+	if before < uint64(fstests.Scale(20)) {
 		t.Errorf("only %d programs", before)
 	}
 }
