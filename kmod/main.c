@@ -194,18 +194,31 @@ static long ioc_accept(const struct fsocket_arg *arg)
 	return ret;
 }
 
+/* Who listened last by this opening of the device is known in private_data. */
+static long ioc_listen(struct file *dev, const struct fsocket_arg *arg)
+{
+	long err = at_socket(arg->fd, fsk_listen, arg->backlog);
+
+	if (!err)
+		put_pid(xchg((struct pid **)&dev->private_data, get_pid(task_tgid(current))));
+	return err;
+}
+
 /*
- * Fastsocket's library asks for a clone when its program listens, before it
- * makes its workers. Such a clone, and the binding to a CPU that goes with it,
- * would only keep one CPU from the workers: without a CPU nothing is done.
+ * Fastsocket's libraries ask for a clone without a CPU: one when its program
+ * listens, before it makes its workers, another when a worker adds a listener
+ * to its epoll. A clone for who listens, and the binding to a CPU that goes
+ * with it, would only keep one CPU from the workers: for that nothing is done.
  */
-static long ioc_spawn(const struct fsocket_arg *arg)
+static long ioc_spawn(struct file *dev, const struct fsocket_arg *arg)
 {
 	struct file *file;
 	struct socket *sock;
 
 	if (arg->op.spawn.cpu >= 0)
 		return fsk_spawn(arg->fd, arg->op.spawn.cpu, false);
+	if (READ_ONCE(dev->private_data) != task_tgid(current))
+		return fsk_spawn(arg->fd, -1, true);
 	sock = socket_at(arg->fd, &file);
 	if (IS_ERR(sock))
 		return PTR_ERR(sock);
@@ -213,19 +226,19 @@ static long ioc_spawn(const struct fsocket_arg *arg)
 	return fsk_spawn_mode ? 0 : -EPERM;
 }
 
-static long request(unsigned int cmd, const struct fsocket_arg *arg)
+static long request(struct file *dev, unsigned int cmd, const struct fsocket_arg *arg)
 {
 	switch (cmd) {
 	case FSOCKET_IOC_SOCKET:
 		return ioc_socket(arg);
 	case FSOCKET_IOC_LISTEN:
-		return at_socket(arg->fd, fsk_listen, arg->backlog);
+		return ioc_listen(dev, arg);
 	case FSOCKET_IOC_ACCEPT:
 		return ioc_accept(arg);
 	case FSOCKET_IOC_CLOSE:
 		return close_fd(arg->fd);
 	case FSOCKET_IOC_SPAWN_LISTEN:
-		return ioc_spawn(arg);
+		return ioc_spawn(dev, arg);
 	case FSOCKET_IOC_SHUTDOWN_LISTEN:
 		return at_socket(arg->fd, fsk_shutdown, arg->op.shutdown.how);
 	case FSOCKET_IOC_SPAWN_ALL_LISTEN:
@@ -247,7 +260,7 @@ static long fsk_ioctl(struct file *file, unsigned int cmd, unsigned long p)
 		return -ENOTTY;
 	if (copy_from_user(&arg, (void __user *)p, sizeof(arg)))
 		return -EFAULT;
-	return request(cmd, &arg);
+	return request(file, cmd, &arg);
 }
 
 #ifdef CONFIG_COMPAT
@@ -282,7 +295,7 @@ static long fsk_compat_ioctl(struct file *file, unsigned int cmd, unsigned long 
 	} else {
 		memcpy(&arg.op, &from.op, sizeof(from.op));
 	}
-	return request(cmd, &arg);
+	return request(file, cmd, &arg);
 }
 #endif
 
@@ -296,12 +309,20 @@ static int fsk_open(struct inode *inode, struct file *file)
 	if (seccomp_mode(&current->seccomp))
 		return -EPERM;
 #endif
+	file->private_data = NULL; /* misc's own */
+	return 0;
+}
+
+static int fsk_close(struct inode *inode, struct file *file)
+{
+	put_pid(file->private_data);
 	return 0;
 }
 
 static const struct file_operations fsk_fops = {
 	.owner = THIS_MODULE,
 	.open = fsk_open,
+	.release = fsk_close,
 	.unlocked_ioctl = fsk_ioctl,
 #ifdef CONFIG_COMPAT
 	.compat_ioctl = fsk_compat_ioctl,

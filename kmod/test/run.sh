@@ -1,7 +1,7 @@
 #!/bin/sh
 # run.sh MODULE SELFTEST SERVER LIBRARY: loads the module, tests it, alone and
-# by our libfsocket for a server that knows nothing of it, and unloads it. For
-# a guest.
+# for servers that know nothing of it, by our libfsocket and by libraries that
+# behave as Fastsocket's two do (original.c), and unloads it. For a guest.
 set -u
 status=0
 fail() { echo "not ok - $*"; status=1; }
@@ -17,6 +17,19 @@ sleep 1
 if "$2" check 7200; then echo "ok - libfsocket"; else fail "libfsocket"; fi
 kill -9 -$server
 wait $server
+cat /proc/net/fsocket_stats
+# The servers of demo.c: one, one behind a proxy.
+for library in /newer.so /older.so; do
+	LD_PRELOAD=$library setsid /demo 7300 &
+	server=$!
+	LD_PRELOAD=$library setsid /demo 7301 7300 &
+	proxy=$!
+	sleep 1
+	if /demo get 7300 60 server; then echo "ok - $library, server"; else fail "$library, server"; fi
+	if /demo get 7301 60 proxy; then echo "ok - $library, proxy"; else fail "$library, proxy"; fi
+	kill -9 -$server -$proxy
+	wait $server $proxy
+done
 cat /proc/net/fsocket_stats
 (exec 3< /dev/fastsocket; exec sleep 3) &
 sleep 1
