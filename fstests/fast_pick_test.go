@@ -1,15 +1,20 @@
 package fstests
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
 	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Connections from each CPU arrive at the worker on it: in every way to wait,
@@ -401,4 +406,60 @@ print("good")
 	if out := RunCmd(t, cmd); out != "good\n" {
 		t.Errorf("got %q", out)
 	}
+}
+
+// Workers that are killed in a storm of connections take with them what they
+// had accepted, and nothing else: one connection each, since testdata/fast
+// serves one at a time.
+func TestFastKilledInAStorm(t *testing.T) {
+	s := newFastSite(t, "")
+	f := s.serve(s.preloaded, "epoll", 2, 1, netip.AddrPortFrom(fastV4, 7550))
+	s.settle(f)
+	var stop atomic.Bool
+	var served, lost atomic.Int64
+	var wg sync.WaitGroup
+	for cpu := range runtime.NumCPU() {
+		wg.Go(func() {
+			for !stop.Load() {
+				texts, err := ask(s.ns, cpu, f.addr, 50)
+				served.Add(int64(len(texts)))
+				for _, text := range texts {
+					if text == "" {
+						lost.Add(1) // closed by the kernel, for a process that has ended
+					}
+				}
+				if errors.Is(err, unix.ECONNRESET) {
+					lost.Add(1)
+				} else if err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	kills := 2 * Scale(15)
+	for i := range kills {
+		var pid int
+		WaitFor(t, 10*time.Second, "a worker to have a listener", func() bool {
+			_, by := s.listeners(7550)
+			delete(by, f.cmd.Process.Pid)
+			for p := range by {
+				pid = p
+			}
+			return len(by) > i%2 // both, by turns
+		})
+		mustDo(t, syscall.Kill(pid, syscall.SIGKILL))
+		f.addWorker()
+		time.Sleep(20 * time.Millisecond)
+	}
+	stop.Store(true)
+	wg.Wait()
+	t.Logf("%d served, %d lost in %d deaths", served.Load(), lost.Load(), kills)
+	if lost.Load() > int64(kills) {
+		t.Errorf("%d connections were lost in %d deaths", lost.Load(), kills)
+	}
+	if served.Load() < 100 {
+		t.Error("that was no storm")
+	}
+	s.settle(f)
 }
