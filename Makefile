@@ -48,8 +48,9 @@ test-kmod:
 	./packaging/need.sh build kernels
 	./packaging/kernels/test-kmod.sh $(CPUS) $(SERIES)
 
-# The unit tests of all packages on Debian's kernels, in QEMU: an hour or so. Does not pass yet.
+# The tests of all packages on Debian's kernels, in QEMU: hours. Does not pass yet.
 test-kernels: test-kmod
+	./packaging/need.sh build guest
 	CPUS=$(CPUS) ./packaging/kernels/test-kernels.sh $(SERIES)
 
 lint:
