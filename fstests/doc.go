@@ -14,6 +14,7 @@
 // The environment tunes it:
 //
 //	STACKFS_STRICT=1  a missing need fails the test instead of skipping it
+//	STACKFS_OLD_KERNEL=1  but not what the kernel is too old for
 //	STACKFS_BIN       the binary to test; else the one in this tree is built
 //	STACKFS_SCALE     how many times slower than usual the machine is
 package fstests

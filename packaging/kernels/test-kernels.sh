@@ -40,16 +40,15 @@ GOARCH=386 go test -c -o /dev/null ./stacknode/uapi
 cp -a "$GOCACHE" "$root/gocache"
 
 for rel in "${releases[@]}"; do
-	cp -a "build/kernels/$rel/lib/modules/$rel" "$root/lib/modules.$rel"
 	mkdir -p "$root/lib/modules"
-	mv "$root/lib/modules.$rel" "$root/lib/modules/$rel"
+	cp -a "build/kernels/$rel/lib/modules/$rel" "$root/lib/modules/"
 	depmod -b "$root" "$rel"
 done
 
 # shellcheck disable=SC2016 # it is the guest's shell that expands
 {
 	echo '#!/bin/bash'
-	echo "export STACKFS_STRICT=1 STACKFS_SCALE=${STACKFS_SCALE:-10} STACKFS_BIN='$src/build/stackfs' HOME=/tmp/home CGO_ENABLED=0"
+	echo "export STACKFS_STRICT=1 STACKFS_OLD_KERNEL=1 STACKFS_SCALE=${STACKFS_SCALE:-10} STACKFS_BIN='$src/build/stackfs' HOME=/tmp/home CGO_ENABLED=0"
 	echo "export PATH='$goroot/bin':\$PATH GOCACHE=/gocache GOMODCACHE='$modules' GOPROXY=off GOTOOLCHAIN=local GOFLAGS=-mod=mod"
 	echo 'for m in fuse veth dummy macvlan tun inet_diag tcp_diag udp_diag unix_diag nf_tables; do modprobe $m; done'
 	echo 'mkdir -p /dev/pts /dev/shm $HOME; mount -t devpts pts /dev/pts; mount -t tmpfs shm /dev/shm; mount -t tmpfs run /run'
@@ -68,6 +67,6 @@ mkfs.ext4 -q -d "$root" "$work/disk" 6G
 rm -rf "$root"
 status=0
 for rel in "${releases[@]}"; do
-	BOOT_MEMORY=4096 BOOT_TIME=${BOOT_TIME:-10800} packaging/kernels/boot.sh "$rel" "${CPUS:-2}" "$work/disk" || status=1
+	BOOT_MEMORY=4096 BOOT_TIME=${BOOT_TIME:-10800} setpriv --pdeathsig TERM packaging/kernels/boot.sh "$rel" "${CPUS:-2}" "$work/disk" || status=1
 done
 exit $status

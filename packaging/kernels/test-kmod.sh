@@ -26,7 +26,7 @@ for rel in $releases; do
 		[ -e "$root$lib" ] || install -D "$lib" "$root$lib"
 	done
 	chmod 755 "$root/test"
-	BOOT_TIME=${BOOT_TIME:-420} packaging/kernels/boot.sh "$rel" "$cpus" "$root" || status=1
+	BOOT_TIME=${BOOT_TIME:-420} setpriv --pdeathsig TERM packaging/kernels/boot.sh "$rel" "$cpus" "$root" || status=1
 	rm -rf "$root"
 done
 exit $status
