@@ -39,7 +39,6 @@ func TestRestoredIsWhatWasSaved(t *testing.T) {
 	}
 }
 
-// setOdd gives a connected socket options that a new one does not have.
 // setPeekOff sets SO_PEEK_OFF, which TCP has since 6.9, and tells whether it
 // is there.
 func setPeekOff(t testing.TB, fd, off int) bool {
@@ -51,6 +50,7 @@ func setPeekOff(t testing.TB, fd, off int) bool {
 	return err == nil
 }
 
+// setOdd gives a connected socket options that a new one does not have.
 func setOdd(t testing.TB, fd, domain int) {
 	t.Helper()
 	for _, o := range OptionNames() {

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -95,9 +96,12 @@ func (s *Stack) withInfo(ctx context.Context, sock *socket) (*socket, error) {
 	return ask(ctx, &s.env.Engine.locks, sock.uid, detailsPatience, func() (*socket, error) {
 		if inTurn() && sock.inode != 0 {
 			info, err := s.infoOfHolder(ctx, sock)
+			if err != nil {
+				return nil, err
+			}
 			full := *sock
-			full.attrs = append(full.attrs[:len(full.attrs):len(full.attrs)], nl.NewRtAttr(diagInfo, info).Serialize()...)
-			return &full, err
+			full.attrs = slices.Concat(full.attrs, nl.NewRtAttr(diagInfo, info).Serialize())
+			return &full, nil
 		}
 		return s.tables.exactly(ctx, &sock.entry, sock.links, diagInfo, diagCong, diagTOS, diagTClass, diagSKMemInfo, diagShutdown)
 	})

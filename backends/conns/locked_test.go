@@ -44,6 +44,18 @@ func lock(t *testing.T, fd int) (letGo func()) {
 // Who keeps the lock of his socket makes nobody wait who only looks at it, or
 // ends it, or closes the stack.
 func TestSocketLockedByItsOwner(t *testing.T) {
+	t.Run("as this kernel is", testSocketLocked)
+	if here := inTurn; !here() { // elsewhere the other way stops all of sock_diag
+		t.Run("requests in turn", func(t *testing.T) {
+			inTurn = func() bool { return true }
+			defer func() { inTurn = here }()
+			testSocketLocked(t)
+		})
+	}
+}
+
+func testSocketLocked(t *testing.T) {
+	t.Helper()
 	w := newWorker(t, newNetNS(t))
 	s := newStack(t, w, ModeOff)
 	ctx := testContext(t)

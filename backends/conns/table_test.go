@@ -347,6 +347,21 @@ func TestInfoThatIsShortOrStrange(t *testing.T) {
 	}
 }
 
+// Who waits for a look that the kernel does not end is told so in time.
+func TestSilentKernel(t *testing.T) {
+	goOn := make(chan bool)
+	defer close(goOn)
+	p := &passes[int, int]{patience: 20 * time.Millisecond, run: func([]int) (int, error) { <-goOn; return 1, nil }}
+	for range 2 { // one that runs, one that waits for it
+		if _, err := p.share(testContext(t), 1); !errors.Is(err, unix.ETIMEDOUT) {
+			t.Errorf("got %v, want ETIMEDOUT", err)
+		}
+	}
+	if tab := newTables(nil); tab.passes.patience == 0 || tab.looks.patience == 0 {
+		t.Error("the tables wait for ever")
+	}
+}
+
 func TestPassesAreShared(t *testing.T) {
 	started, goOn := make(chan bool), make(chan bool)
 	runs := 0
