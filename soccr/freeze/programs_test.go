@@ -29,7 +29,7 @@ func TestProgramsUnderStorm(t *testing.T) {
 			if _, err := fmt.Sscanf(out, "ok %d %d %d", &echoes, &ticks, &waits); err != nil {
 				t.Fatalf("it says %q", out)
 			}
-			if n < 30 || echoes < 50 || ticks < 50 || waits < 20 {
+			if n < fstests.Scale(30) || echoes < 50 || ticks < 50 || waits < 20 {
 				t.Errorf("%d freezes, it says %s", n, out)
 			}
 			t.Logf("%d freezes; %s", n, out)
